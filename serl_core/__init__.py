@@ -1,0 +1,1 @@
+"""Actor, learner and everything between them: sample-efficient reinforcement learning on real robots."""

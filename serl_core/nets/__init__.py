@@ -1,0 +1,1 @@
+"""Networks: encoders that turn observations into features, heads that turn features into answers."""

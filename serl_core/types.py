@@ -1,0 +1,101 @@
+"""What flows from the actor to the learner: episodes, step by step.
+
+An episode is one `EpisodeStart` (its first observation) and then one `Step` per environment step.
+A step carries only the observation it *led to*: each observation travels and is stored once, and
+``obs``/``next_obs`` pairs are rebuilt from neighbours, so that they cannot come apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Obs: TypeAlias = Mapping[str, npt.NDArray[Any]]  # "state" (n,) float32; one (H, W, 3) uint8 per camera
+Who = Literal["policy", "operator"]
+Source = Literal["demo", "online"]
+
+
+@dataclass(frozen=True)
+class EpisodeStart:
+    """The first record of an episode.
+
+    ``actor`` names the actor session and ``episode`` counts up within it: together they are unique.
+    ``source`` is "demo" for recorded demonstrations. ``meta`` holds whatever else should be kept:
+    task, seed, robot metadata.
+    """
+
+    actor: str
+    episode: int
+    obs: Obs
+    source: Source = "online"
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One environment step.
+
+    ============== ============== ============================================================
+    field          shape, dtype   meaning
+    ============== ============== ============================================================
+    action         (A,) float32   what was handed to the environment, in [−1, 1] (the operator's
+                                  during a takeover); replay learns from this one
+    proposal       (A,) float32   what the policy wanted
+    target         (7,) float64   the TCP target the guard really sent (m, quaternion, base frame)
+    bent           bool           the guard changed the command
+    next_obs       see `Obs`      the observation this step led to
+    reward         float          task reward only; without the gripper penalty
+    grasp_penalty  float          ≤ 0, for a toggle of the gripper
+    terminated     bool           success or failure: no future. Never true for a time limit
+    truncated      bool           time limit or abort: the future exists, it was not recorded
+    success        bool           the judge's verdict on the state this step led to
+    who            str            "policy" or "operator"
+    takeover       int            number of the takeover within the session, −1 outside of one
+    policy_version int            version of the weights behind ``proposal``; −1 before the first
+    time           float          s, robot server clock, of ``next_obs``
+    ============== ============== ============================================================
+    """
+
+    actor: str
+    episode: int
+    step: int
+    action: npt.NDArray[np.float32]
+    proposal: npt.NDArray[np.float32]
+    target: npt.NDArray[np.float64]
+    bent: bool
+    next_obs: Obs
+    reward: float
+    grasp_penalty: float
+    terminated: bool
+    truncated: bool
+    success: bool
+    who: Who
+    takeover: int
+    policy_version: int
+    time: float
+
+
+Record: TypeAlias = EpisodeStart | Step
+
+
+def record_to_tree(record: Record) -> dict[str, Any]:
+    """A record as a tree of dicts, plain values and arrays, for the wire and the store."""
+    tree = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    return {"kind": type(record).__name__, **tree}
+
+
+def record_from_tree(tree: Mapping[str, Any]) -> Record:
+    """The inverse of `record_to_tree`. Raises ValueError naming what is missing or unknown."""
+    kinds: dict[str, type[Record]] = {"EpisodeStart": EpisodeStart, "Step": Step}
+    kind = kinds.get(str(tree.get("kind")))
+    if kind is None:
+        raise ValueError(f"record of unknown kind {tree.get('kind')!r}; known: {', '.join(kinds)}")
+    fields = {name: value for name, value in tree.items() if name != "kind"}
+    wrong = set(fields) ^ set(kind.__dataclass_fields__)
+    if wrong:
+        raise ValueError(f"{kind.__name__} record: missing or unknown fields {sorted(wrong)}")
+    return kind(**fields)
