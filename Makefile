@@ -1,0 +1,33 @@
+# Two commands do all the set-up:  make demo   and   make test
+VENV   ?= .venv
+PYTHON ?= python3
+UV      = UV_PROJECT_ENVIRONMENT=$(VENV) $(VENV)/bin/uv
+TASK   ?= pick_cube
+OBS    ?= state
+ARGS   ?=
+
+.PHONY: demo test lint format clean
+
+demo: $(VENV)/.ready
+	$(VENV)/bin/serl demo --task $(TASK) --obs $(OBS) $(ARGS)
+
+test: $(VENV)/.ready
+	$(VENV)/bin/python -m pytest $(ARGS)
+
+lint: $(VENV)/.ready
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/pyright
+
+format: $(VENV)/.ready
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+# One environment for everything; uv.lock fixes every version. Offline once it is made.
+$(VENV)/.ready: pyproject.toml uv.lock .ci/bootstrap.py
+	$(PYTHON) .ci/bootstrap.py $(VENV)
+	$(UV) sync --quiet --frozen --inexact --extra learner --extra sim --extra dashboard --extra dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache
