@@ -1,0 +1,98 @@
+"""The ``serl`` command: ``serl COMMAND [options]``; each command's options are its module's ``Config``."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+import tyro
+
+from robot_servers.interface import RobotError
+from serl_core.config import ConfigError, nearest
+from serl_core.processes import ChildFailed
+
+# A command is a module with a dataclass `Config` and a function `main(config) -> exit status`. It is
+# imported only when called: the robot's computer has no jax, and help should not wait for it.
+COMMANDS = {
+    "demo": "serl_core.demo",
+    "server": "serl_core.serve",
+    "record": "serl_core.record",
+    "learner": "serl_core.learner",
+    "actor": "serl_core.actor",
+    "eval": "serl_core.evaluate",
+}
+EXPLANATIONS = {
+    "demo": "the whole loop on a simulated arm: record, train with interventions, evaluate",
+    "server": "serve a robot, real or simulated, behind its safety guard",
+    "record": "record demonstrations",
+    "learner": "learn from demonstrations and from what actors send",
+    "actor": "drive the robot with the newest policy and stream what happens",
+    "eval": "measure the success rate of the newest checkpoint",
+}
+
+
+def usage() -> str:
+    """The text of ``serl --help``."""
+    lines = [f"  {name:<8} {text}" for name, text in EXPLANATIONS.items()]
+    return "\n".join(["usage: serl COMMAND [options]", "", *lines, "", "serl COMMAND --help explains its options."])
+
+
+def one_line(box: str, known_options: Sequence[str]) -> str:
+    """The parser's explanation of a bad command line in one line, with the nearest valid option."""
+    text = " ".join(re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in box.splitlines()).strip()
+    unknown = re.search(r"Unrecognized options: (\S+?)(,|\s|$)", text)
+    if unknown:
+        option = unknown.group(1)
+        return f"unknown option {option}{nearest(option, known_options)}"
+    missing = re.search(r"Missing from .*?:\s+(?:\S+\s+)?(\w+) \(required\)", text)
+    if missing:
+        return f"missing argument {missing.group(1).upper()}"
+    error = re.search(r"(Error parsing .*?|invalid choice.*?)(?: Argument helptext| For full helptext|$)", text)
+    return error.group(1).strip() if error else text
+
+
+def parse(name: str, config: type[Any], arguments: Sequence[str]) -> Any:
+    """An instance of ``config`` from the command line. Raises `ConfigError` in one line; exits for --help."""
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.cli(config, args=arguments, prog=f"serl {name}", config=(tyro.conf.FlagConversionOff,))
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        options = [f"--{field.name.replace('_', '-')}" for field in fields(config)]
+        raise ConfigError(one_line(complaint.getvalue(), options)) from None
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit status."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage())
+        return 0 if arguments else 2
+    name, *rest = arguments
+    if name not in COMMANDS:
+        raise ConfigError(f'unknown command "{name}"{nearest(name, COMMANDS)}')
+    module = importlib.import_module(COMMANDS[name])
+    return module.main(parse(name, module.Config, rest))
+
+
+def main() -> None:
+    """Entry point: what a user can mend is one line, without a traceback."""
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except (ConfigError, RobotError, ChildFailed) as error:
+        print(f"serl: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("serl: stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
