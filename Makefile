@@ -1,7 +1,8 @@
 # Two commands do all the set-up:  make demo   and   make test
 VENV   ?= .venv
 PYTHON ?= python3
-UV      = UV_PROJECT_ENVIRONMENT=$(VENV) $(VENV)/bin/uv
+# The system's certificates: labs often sit behind a proxy with a certificate of its own.
+UV      = UV_PROJECT_ENVIRONMENT=$(VENV) UV_SYSTEM_CERTS=1 $(VENV)/bin/uv
 TASK   ?= pick_cube
 OBS    ?= state
 ARGS   ?=
