@@ -1,0 +1,153 @@
+"""Encoders: from observations to the encoding z (B, Z) float32 that every head reads.
+
+A camera frame goes through two stages. The frozen trunk (`encode_frames`) runs once, when a frame
+enters replay or the policy; what is stored and learned from is its (4, 4, 128) float16 output. The
+learned stage (`Encoder`) runs inside every update.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from flax import struct
+
+FEATURES = (4, 4, 128)  # rows, columns, channels of a frame's features
+FRAME = (128, 128, 3)  # rows, columns, RGB of a frame
+STD_FLOOR = 1e-2  # an entry that demonstrations hardly move must not be blown up when the policy moves it
+CLIP = 10.0  # standard deviations; a first hard contact is far outside of what demonstrations show
+
+Params = Mapping[str, Any]
+
+
+@struct.dataclass
+class Normaliser:
+    """Mean and standard deviation (n,) float32 of "state", fitted on demonstrations, then frozen."""
+
+    mean: Any
+    std: Any
+
+    def __call__(self, state: jax.Array) -> jax.Array:
+        return jnp.clip((state - self.mean) / self.std, -CLIP, CLIP)
+
+
+def fit_normaliser(mean: npt.ArrayLike, std: npt.ArrayLike) -> Normaliser:
+    """A normaliser from statistics (n,). Entries with hardly any spread keep a floor. Raises ValueError."""
+    mean, std = np.array(mean, np.float32), np.array(std, np.float32)
+    if mean.ndim != 1 or mean.shape != std.shape or not np.isfinite([mean, std]).all():
+        raise ValueError(f"normaliser: mean {mean.shape} and std {std.shape} must be finite vectors of one length")
+    return Normaliser(jnp.array(mean), jnp.array(np.maximum(std, STD_FLOOR)))
+
+
+def normaliser_for(example_obs: Mapping[str, Any], normaliser: Normaliser | None) -> Normaliser:
+    """``normaliser`` if it fits "state" of the example, the identity if it is None. Raises ValueError."""
+    size = example_obs["state"].shape[-1]
+    if normaliser is None:
+        return Normaliser(jnp.zeros(size), jnp.ones(size))
+    if normaliser.mean.shape != (size,):
+        raise ValueError(f'normaliser has shape {normaliser.mean.shape}, "state" has {size} entries')
+    return normaliser
+
+
+class StateEncoder(nn.Module):
+    """Proprioception beside images: (B, n) → (B, width), Dense, LayerNorm, tanh."""
+
+    width: int = 64
+
+    @nn.compact
+    def __call__(self, state: jax.Array) -> jax.Array:
+        return nn.tanh(nn.LayerNorm()(nn.Dense(self.width)(state)))
+
+
+class SpatialEmbedding(nn.Module):
+    """Learned spatial embedding and bottleneck of one camera: (B, H, W, C) float16 → (B, width) float32.
+
+    Each of ``blocks`` learned (H, W) masks per channel pools the map, a dense layer, LayerNorm and
+    tanh follow (SERL, arXiv 2401.16013). Both maps are linear, so for a batch they are multiplied
+    together on the weight side: one plain product instead of a slow batched one. For few
+    observations, as when acting, that would cost more than it saves.
+    """
+
+    blocks: int = 8
+    width: int = 256
+
+    @nn.compact
+    def __call__(self, features: jax.Array) -> jax.Array:
+        shape = features.shape[-3:]
+        masks_init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=3, batch_axis=2)
+        masks = self.param("masks", masks_init, (*shape, self.blocks))
+        mix_init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
+        mix = self.param("mix", mix_init, (shape[2], self.blocks, self.width))
+        x = features.astype(jnp.float32)
+        if x.size <= 8 * masks.size:
+            pooled = jnp.einsum("...hwc,hwck->...ck", x, masks)
+            mixed = jnp.einsum("...ck,ckd->...d", pooled, mix)
+        else:
+            kernel = jnp.einsum("hwck,ckd->hwcd", masks, mix).reshape(-1, self.width)
+            mixed = x.reshape(*x.shape[:-3], -1) @ kernel
+        return nn.tanh(nn.LayerNorm()(mixed))
+
+
+class Encoder(nn.Module):
+    """Observation → z. Without cameras z is the normalised state itself and there are no parameters."""
+
+    cameras: tuple[str, ...] = ()
+
+    @nn.compact
+    def __call__(self, obs: Mapping[str, jax.Array]) -> jax.Array:
+        if not self.cameras:
+            return obs["state"]
+        views = [SpatialEmbedding(name=f"camera_{name}")(obs[name]) for name in self.cameras]
+        return jnp.concatenate([StateEncoder(name="state")(obs["state"]), *views], axis=-1)
+
+
+def cameras_of(example_obs: Mapping[str, npt.NDArray[Any]]) -> tuple[str, ...]:
+    """The names of the camera entries, sorted. Raises ValueError when "state" is missing."""
+    if "state" not in example_obs:
+        raise ValueError(f'observation has no "state", only {sorted(example_obs)}')
+    return tuple(sorted(name for name in example_obs if name != "state"))
+
+
+class Trunk(nn.Module):
+    """A small convolutional trunk, 0.54 M weights: (N, 128, 128, 3) uint8 → (N, 4, 4, 128) float32."""
+
+    widths: tuple[int, ...] = (32, 64, 128, 192, FEATURES[-1])
+
+    @nn.compact
+    def __call__(self, images: jax.Array) -> jax.Array:
+        x = images.astype(jnp.float32) / 127.5 - 1.0
+        for width in self.widths:
+            x = nn.Conv(width, (3, 3), (2, 2), use_bias=False, kernel_init=nn.initializers.he_normal())(x)
+            x = nn.relu(nn.GroupNorm(num_groups=8)(x))
+        return x
+
+
+def random_trunk(seed: int) -> Params:
+    """Parameters of an untrained `Trunk`; the same seed gives the same parameters on every machine."""
+    images = jnp.zeros((1, *FRAME), jnp.uint8)
+    return jax.jit(Trunk().init)(jax.random.PRNGKey(seed), images)["params"]
+
+
+@jax.jit
+def encode_frames(trunk_params: Params, images: jax.Array | npt.NDArray[np.uint8]) -> jax.Array:
+    """Frames (N, 128, 128, 3) uint8 → features (N, 4, 4, 128) float16. Compiles once for each N."""
+    return Trunk().apply({"params": trunk_params}, images).astype(jnp.float16)  # type: ignore[union-attr]
+
+
+def frame_encoder(
+    trunk_params: Params, cameras: tuple[str, ...]
+) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
+    """A function that replaces the frames of one observation by their features, all cameras in one pass."""
+
+    def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        if not cameras:
+            return dict(obs)
+        features = np.asarray(encode_frames(trunk_params, np.stack([obs[name] for name in cameras])))
+        return {**obs, **dict(zip(cameras, features, strict=True))}
+
+    return encode
