@@ -1,0 +1,287 @@
+"""Replay: transitions rebuilt from records, each observation kept once.
+
+Frames live in a ring of slots. A transition is the slot of its observation plus ``next``, the slot
+of the observation it led to; the last frame of an episode has a slot and no transition. Records of
+several actors may interleave: neighbours are found by ``next``, never by adjacency. The partitions
+"online" and "demos" are index sets over the one ring; an operator's steps are in both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, final
+
+import numpy as np
+import numpy.typing as npt
+
+from serl_core.types import EpisodeStart, Obs, Record, Source, Step
+
+Slots = npt.NDArray[np.int64]
+Partition = Literal["online", "demos"]
+Batches = dict[str, Any]
+NONE = -1  # no slot
+
+
+@final
+class IndexSet:
+    """A set of slots with constant-time add, remove and uniform sampling."""
+
+    def __init__(self, capacity: int) -> None:
+        self._items = np.zeros(capacity, np.int64)
+        self._place = np.full(capacity, NONE, np.int64)
+        self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __contains__(self, slot: int) -> bool:
+        return bool(self._place[slot] != NONE)
+
+    def add(self, slot: int) -> None:
+        """Add a slot that is not in the set."""
+        self._items[self._size], self._place[slot] = slot, self._size
+        self._size += 1
+
+    def discard(self, slot: int) -> None:
+        """Remove a slot if it is there: the last one takes its place."""
+        place = self._place[slot]
+        if place == NONE:
+            return
+        self._size -= 1
+        last = self._items[self._size]
+        self._items[place], self._place[last] = last, place
+        self._place[slot] = NONE
+
+    def items(self) -> Slots:
+        """All slots (size,), in no order."""
+        return self._items[: self._size].copy()
+
+    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Slots:
+        """Uniform slots with replacement."""
+        return self._items[rng.integers(self._size, size=shape)]
+
+
+@dataclass
+class _Episode:
+    """Where the episode of one actor stands: its newest frame, and the next step expected."""
+
+    number: int
+    source: Source
+    slot: int
+    step: int = 0
+    done: bool = False
+
+
+@final
+class Replay:
+    """Frames and transitions of the newest episodes, and all demonstrations.
+
+    ``capacity`` counts frames. ``example_obs`` is one raw observation; ``encode`` maps a raw
+    observation to the one that is stored (features instead of frames). ``n_step`` > 1 sums rewards
+    over windows that end with the episode and where control changes hands, and bootstrap there.
+
+    Demonstrations and interventions stay when the ring comes round, until they fill half of it.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        example_obs: Obs,
+        action_dim: int,
+        discount: float,
+        n_step: int = 1,
+        encode: Callable[[Obs], Mapping[str, npt.NDArray[Any]]] | None = None,
+    ) -> None:
+        if capacity < 2 or n_step < 1 or not 0 <= discount <= 1:
+            raise ValueError(f"replay: capacity {capacity} ≥ 2, n_step {n_step} ≥ 1, 0 ≤ discount {discount} ≤ 1")
+        self._capacity, self._discount, self._n_step = capacity, discount, n_step
+        self._action_dim = action_dim
+        self._layout = {name: (x.shape, x.dtype) for name, x in example_obs.items()}
+        self._encode = encode or dict
+        stored = self._encode(example_obs)
+        self._obs = {name: np.zeros((capacity, *x.shape), x.dtype) for name, x in stored.items()}
+        self._action = np.zeros((capacity, action_dim), np.float32)
+        self._reward = np.zeros(capacity, np.float32)
+        self._penalty = np.zeros(capacity, np.float32)
+        self._terminated = np.zeros(capacity, np.bool_)
+        self._operator = np.zeros(capacity, np.bool_)
+        self._next = np.full(capacity, NONE, np.int64)  # of a transition's slot: the slot it led to
+        self._previous = np.full(capacity, NONE, np.int64)  # of a frame's slot: the transition that led to it
+        self._kept = np.zeros(capacity, np.bool_)  # frames of demonstrations and interventions
+        self._kept_count = 0
+        self._head = 0
+        self._sets: dict[Partition, IndexSet] = {"online": IndexSet(capacity), "demos": IndexSet(capacity)}
+        self._episodes: dict[str, _Episode] = {}
+
+    def size(self, partition: Partition) -> int:
+        """How many transitions a partition holds now."""
+        return len(self._sets[partition])
+
+    def insert(self, record: Record) -> bool:
+        """Take the next record of an actor; True when this stored a transition of an online episode.
+
+        Raises ValueError naming the fault; the replay is then as it was before.
+        """
+        if isinstance(record, EpisodeStart):
+            self._check_start(record)
+            slot = self._store_frame(record.obs)
+            self._episodes[record.actor] = _Episode(record.episode, record.source, slot)
+            return False
+        return self._insert_step(record, self._check_step(record))
+
+    def sample(self, rng: np.random.Generator, batch: int, utd: int, demo_ratio: float = 0.5) -> Batches:
+        """``utd`` minibatches (leading dimensions (utd, batch)), a share ``demo_ratio`` of each from "demos".
+
+        An empty partition is replaced by the other; entries as `serl_core.agents.sac` lists them.
+        Raises ValueError when both are empty.
+        """
+        demos = round(batch * demo_ratio)
+        if not len(self._sets["online"]) and not len(self._sets["demos"]):
+            raise ValueError("replay is empty: insert demonstrations or online episodes before sampling")
+        if not len(self._sets["demos"]):
+            demos = 0
+        elif not len(self._sets["online"]):
+            demos = batch
+        parts = [(self._sets["demos"], demos), (self._sets["online"], batch - demos)]
+        slots = np.concatenate([part.sample(rng, (utd, count)) for part, count in parts if count], axis=1)
+        return self.gather(slots)
+
+    def gather(self, slots: Slots) -> Batches:
+        """The transitions (or n-step windows) that begin at ``slots`` (any shape), as new arrays."""
+        if self._n_step == 1:
+            reward, penalty = self._reward[slots], self._penalty[slots]
+            discount = np.where(self._terminated[slots], np.float32(0), np.float32(self._discount))
+            last = self._next[slots]
+        else:
+            reward, penalty, discount, last = self._windows(slots)
+        return {
+            "obs": {name: values.take(slots, axis=0) for name, values in self._obs.items()},
+            "next_obs": {name: values.take(last, axis=0) for name, values in self._obs.items()},
+            "action": self._action.take(slots, axis=0),
+            "reward": reward,
+            "grasp_penalty": penalty,
+            "discount": discount,
+        }
+
+    def slots(self, partition: Partition) -> Slots:
+        """The slots of all transitions of a partition, for `gather`, in no order."""
+        return self._sets[partition].items()
+
+    def state_statistics(self, partition: Partition = "demos") -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Mean and standard deviation (n,) of "state" over a partition. Raises ValueError when it is empty."""
+        slots = self._sets[partition].items()
+        if not slots.size:
+            raise ValueError(f'replay: no transition in "{partition}" to take statistics of')
+        states = self._obs["state"][slots].astype(np.float64)
+        return states.mean(axis=0).astype(np.float32), states.std(axis=0).astype(np.float32)
+
+    def _windows(self, slots: Slots) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Slots]:
+        """Discounted reward and penalty sums, bootstrap discounts and last frames of n-step windows."""
+        current, last = slots.copy(), self._next[slots]
+        reward, penalty = self._reward[slots], self._penalty[slots]
+        power = np.full(slots.shape, self._discount, np.float32)
+        for _ in range(self._n_step - 1):
+            same_hands = self._operator[last] == self._operator[current]
+            going = ~self._terminated[current] & (self._next[last] != NONE) & same_hands
+            reward = reward + np.where(going, power * self._reward[last], np.float32(0))
+            penalty = penalty + np.where(going, power * self._penalty[last], np.float32(0))
+            power = np.where(going, power * np.float32(self._discount), power)
+            current = np.where(going, last, current)
+            last = self._next[current]
+        return reward, penalty, np.where(self._terminated[current], np.float32(0), power), last
+
+    def _insert_step(self, step: Step, episode: _Episode) -> bool:
+        slot = self._store_frame(step.next_obs)
+        before = episode.slot
+        episode.slot, episode.step = slot, episode.step + 1
+        episode.done = step.terminated or step.truncated
+        if before == NONE:  # the frame it began from was overwritten while the actor paused
+            return False
+        operator = step.who == "operator" or episode.source == "demo"
+        self._action[before], self._reward[before] = step.action, step.reward
+        self._penalty[before], self._terminated[before] = step.grasp_penalty, step.terminated
+        self._operator[before] = operator
+        self._next[before], self._previous[slot] = slot, before
+        if operator:
+            self._sets["demos"].add(before)
+            self._keep(before)
+            self._keep(slot)
+        if episode.source == "online":
+            self._sets["online"].add(before)
+        return episode.source == "online"
+
+    def _keep(self, slot: int) -> None:
+        self._kept_count += int(not self._kept[slot])
+        self._kept[slot] = True
+
+    def _store_frame(self, obs: Obs) -> int:
+        stored = self._encode(obs)
+        while self._kept[self._head] and self._kept_count <= self._capacity // 2:
+            self._head = (self._head + 1) % self._capacity
+        slot = self._head
+        self._evict(slot)
+        for name, value in stored.items():
+            self._obs[name][slot] = value
+        self._head = (slot + 1) % self._capacity
+        return slot
+
+    def _evict(self, slot: int) -> None:
+        """Forget a frame and both transitions that need it."""
+        self._forget_transition(slot)
+        if self._previous[slot] != NONE:
+            self._forget_transition(int(self._previous[slot]))
+        self._kept_count -= int(self._kept[slot])
+        self._kept[slot] = False
+        for episode in self._episodes.values():
+            if episode.slot == slot:
+                episode.slot = NONE
+
+    def _forget_transition(self, slot: int) -> None:
+        for partition in self._sets.values():
+            partition.discard(slot)
+        if self._next[slot] != NONE:
+            self._previous[self._next[slot]] = NONE
+        self._next[slot] = NONE
+
+    def _check_start(self, start: EpisodeStart) -> None:
+        where = f"start of episode {start.episode} of {start.actor}"
+        self._check_obs(start.obs, where)
+        if start.source not in ("demo", "online"):
+            raise ValueError(f'{where}: source {start.source!r} is neither "demo" nor "online"')
+        known = self._episodes.get(start.actor)
+        if known is not None and start.episode <= known.number:
+            raise ValueError(f"{where}: episode {known.number} came before; numbers must count up")
+
+    def _check_step(self, step: Step) -> _Episode:
+        where = f"step {step.step} of episode {step.episode} of {step.actor}"
+        episode = self._episodes.get(step.actor)
+        if episode is None or episode.number != step.episode:
+            raise ValueError(f"{where}: no start of this episode came before it")
+        if episode.done:
+            raise ValueError(f"{where}: the episode has already ended")
+        if step.step != episode.step:
+            raise ValueError(f"{where}: step {episode.step} must come next")
+        self._check_obs(step.next_obs, where)
+        self._check_action(step.action, where)
+        if not (np.isfinite(step.reward) and np.isfinite(step.grasp_penalty) and step.grasp_penalty <= 0):
+            raise ValueError(f"{where}: reward {step.reward} must be finite, grasp_penalty {step.grasp_penalty} ≤ 0")
+        if step.who not in ("policy", "operator"):
+            raise ValueError(f'{where}: who {step.who!r} is neither "policy" nor "operator"')
+        return episode
+
+    def _check_obs(self, obs: Obs, where: str) -> None:
+        if set(obs) != set(self._layout):
+            raise ValueError(f"{where}: observation has {sorted(obs)} instead of {sorted(self._layout)}")
+        for name, (shape, dtype) in self._layout.items():
+            if obs[name].shape != shape or obs[name].dtype != dtype:
+                found = f"{obs[name].dtype}{obs[name].shape}"
+                raise ValueError(f'{where}: "{name}" is {found} instead of {dtype}{shape}')
+            if dtype.kind == "f" and not np.isfinite(obs[name]).all():
+                raise ValueError(f'{where}: "{name}" is not finite')
+
+    def _check_action(self, action: npt.NDArray[np.float32], where: str) -> None:
+        if action.shape != (self._action_dim,) or action.dtype != np.float32:
+            raise ValueError(f"{where}: action is {action.dtype}{action.shape}, not float32({self._action_dim},)")
+        if not (np.abs(action) <= 1 + 1e-6).all():
+            raise ValueError(f"{where}: action {action} is not finite or leaves [-1, 1]")

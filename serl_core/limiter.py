@@ -1,0 +1,94 @@
+"""How many updates the learner may do: updates per online transition (UTD), granted in whole calls."""
+
+from __future__ import annotations
+
+from typing import final
+
+_FIELDS = ("stored", "counted", "done", "forgiven")
+
+
+@final
+class UpdateLimiter:
+    """Counts online transitions stored after training starts, and the critic updates they pay for.
+
+    ``utd`` critic updates are owed per counted transition; a call does ``per_call`` of them. Training
+    starts after ``start_after`` online transitions. Demonstrations never count: do not report them.
+
+    Lockstep is two-sided: the actor waits while more than ``max_behind`` transitions are unpaid. In
+    real time the actor never waits, and debt beyond ``max_debt`` updates is forgiven, so that a
+    learner that cannot keep up stays current. Raises ValueError when both sides would wait for ever.
+    """
+
+    def __init__(
+        self,
+        utd: float,
+        per_call: int,
+        lockstep: bool,
+        max_behind: int = 20,
+        max_debt: int = 200,
+        start_after: int = 100,
+    ) -> None:
+        if utd <= 0 or per_call < 1 or max_behind < 0 or start_after < 0:
+            raise ValueError(f"limiter: utd {utd} and per_call {per_call} must be positive, the others not negative")
+        allowance = utd * (max_behind + 1) if lockstep else max_debt
+        if per_call > allowance:
+            raise ValueError(f"limiter: a call of {per_call} updates is never granted when {allowance} may be owed")
+        self.utd, self.per_call, self.lockstep = utd, per_call, lockstep
+        self.max_behind, self.max_debt, self.start_after = max_behind, max_debt, start_after
+        self.stored = 0  # online transitions in all
+        self.counted = 0  # of these, the ones after training started
+        self.done = 0  # critic updates granted
+        self.forgiven = 0.0  # critic updates that were owed and never will be done
+
+    @property
+    def debt(self) -> float:
+        """Critic updates owed for what is stored."""
+        return self.utd * self.counted - self.done - self.forgiven
+
+    @property
+    def behind(self) -> float:
+        """Transitions that the learner has not yet paid for."""
+        return max(self.debt, 0.0) / self.utd
+
+    @property
+    def achieved_utd(self) -> float:
+        """Critic updates done per counted transition; 0 before training starts."""
+        return self.done / self.counted if self.counted else 0.0
+
+    def stored_online(self, transitions: int = 1) -> None:
+        """Report online transitions that replay accepted."""
+        before = max(self.stored, self.start_after)
+        self.stored += transitions
+        self.counted += max(self.stored - before, 0)
+        if not self.lockstep:
+            self.forgiven += max(self.debt - self.max_debt, 0.0)
+
+    def grant(self) -> bool:
+        """True, and counted as done, when one call of ``per_call`` updates is due."""
+        due = self.debt >= self.per_call
+        self.done += self.per_call * int(due)
+        return due
+
+    def actor_may_go(self) -> bool:
+        """False while the actor must wait for the learner; always True in real time."""
+        return not self.lockstep or self.behind <= self.max_behind
+
+    def waiting(self) -> str:
+        """Why no call is due, for the log; empty when one is."""
+        if self.stored <= self.start_after and not self.counted:
+            return f"learner waits for data: {self.stored} transitions, training starts after {self.start_after}"
+        if self.debt < self.per_call:
+            missing = (self.per_call - self.debt) / self.utd
+            return f"learner waits for data: the next call is due in {missing:.1f} transitions"
+        return ""
+
+    def state_dict(self) -> dict[str, float]:
+        """The counters, for a checkpoint."""
+        return {name: getattr(self, name) for name in _FIELDS}
+
+    def load(self, saved: dict[str, float]) -> None:
+        """Go on from `state_dict`. Raises ValueError when counters are missing or unknown."""
+        if set(saved) != set(_FIELDS):
+            raise ValueError(f"limiter state has {sorted(saved)} instead of {sorted(_FIELDS)}")
+        self.stored, self.counted, self.done = int(saved["stored"]), int(saved["counted"]), int(saved["done"])
+        self.forgiven = float(saved["forgiven"])
