@@ -1,0 +1,118 @@
+"""What actor and learner say to each other. Frame 0 of a message is its kind, frame 1 a msgpack map.
+
+::
+
+    actor → learner                                   learner → actor
+    hello  protocol, actor, sessions, version         welcome  protocol, stored        or  refused  text
+    data   session, seq, crc + the packed record      ack      stored: {session: seq}
+                                                      resend   session, seq
+    ping   version, got                               report   time of silence is bounded by these
+                                                      weights  version, crc + encoded {params, meta}
+                                                      who      you are unknown here: say hello
+
+``sessions`` maps each session in the spool to ``[first, last]`` number; ``stored`` is cumulative:
+everything up to that number is in the store. Hello and refused keep their form in every version.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from robot_servers import wire
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = 1
+HELLO, DATA, PING = b"hello", b"data", b"ping"
+WELCOME, REFUSED, ACK, RESEND, REPORT, WEIGHTS, WHO = (
+    b"welcome",
+    b"refused",
+    b"ack",
+    b"resend",
+    b"report",
+    b"weights",
+    b"who",
+)
+BEAT = 0.25  # s between heartbeats
+MAX_WEIGHTS = 1 << 30  # bytes
+
+
+class LinkError(Exception):
+    """The link cannot do what was asked; the text says why and what to do next."""
+
+
+@dataclass(frozen=True)
+class Weights:
+    """What the policy needs: ``params`` is a tree of read-only arrays, ``version`` only ever rises."""
+
+    version: int
+    params: Mapping[str, Any]
+    meta: Mapping[str, Any]
+
+
+def message(kind: bytes, **fields: Any) -> list[wire.Buffer]:
+    """The frames of a message of this kind."""
+    return [kind, *wire.encode(fields)]
+
+
+def fields_of(frame: wire.Buffer, **kinds: type) -> dict[str, Any]:
+    """The map in frame 1. Raises `wire.WireError` unless it has ``kinds`` as fields, each of its type."""
+    tree = wire.decode([frame], max_bytes=1 << 20)
+    if not isinstance(tree, dict):
+        raise wire.WireError(f"a {type(tree).__name__} instead of a map")
+    for name, kind in kinds.items():
+        if type(tree.get(name)) is not kind:
+            raise wire.WireError(f"field {name!r} is missing or no {kind.__name__}")
+    return tree
+
+
+def checksum(frames: Sequence[wire.Buffer]) -> int:
+    """CRC-32 over all frames, one after the other."""
+    crc = 0
+    for frame in frames:
+        crc = zlib.crc32(frame, crc)
+    return crc
+
+
+def check_address(address: str, insecure: bool) -> None:
+    """Raises `LinkError` for an address that other machines reach, unless ``insecure``."""
+    local = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc://")
+    if not insecure and not address.startswith(local):
+        raise LinkError(
+            f"{address} is reachable from other machines and the link is not encrypted: "
+            "use tcp://127.0.0.1:PORT through an ssh tunnel, or say insecure=True on a network you trust"
+        )
+
+
+class Waker:
+    """Wakes a thread that polls on ``fileno``; cheap to call from any thread, any number of times."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._reader.fileno()
+
+    def wake(self) -> None:
+        try:
+            self._writer.send(b"x")
+        except BlockingIOError:  # it has been woken 200 000 times and not come yet
+            return
+
+    def drain(self) -> None:
+        try:
+            while len(self._reader.recv(4096)) == 4096:
+                continue
+        except BlockingIOError:
+            return
+
+    def close(self) -> None:
+        self._reader.close()
+        self._writer.close()
