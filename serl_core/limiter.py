@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import final
 
-_FIELDS = ("stored", "counted", "done", "forgiven")
+_FIELDS = ("stored", "counted", "updates", "forgiven")
 
 
 @final
@@ -37,13 +37,13 @@ class UpdateLimiter:
         self.max_behind, self.max_debt, self.start_after = max_behind, max_debt, start_after
         self.stored = 0  # online transitions in all
         self.counted = 0  # of these, the ones after training started
-        self.done = 0  # critic updates granted
+        self.updates = 0  # critic updates done for them
         self.forgiven = 0.0  # critic updates that were owed and never will be done
 
     @property
     def debt(self) -> float:
         """Critic updates owed for what is stored."""
-        return self.utd * self.counted - self.done - self.forgiven
+        return self.utd * self.counted - self.updates - self.forgiven
 
     @property
     def behind(self) -> float:
@@ -53,9 +53,9 @@ class UpdateLimiter:
     @property
     def achieved_utd(self) -> float:
         """Critic updates done per counted transition; 0 before training starts."""
-        return self.done / self.counted if self.counted else 0.0
+        return self.updates / self.counted if self.counted else 0.0
 
-    def stored_online(self, transitions: int = 1) -> None:
+    def insert(self, transitions: int = 1) -> None:
         """Report online transitions that replay accepted."""
         before = max(self.stored, self.start_after)
         self.stored += transitions
@@ -63,11 +63,13 @@ class UpdateLimiter:
         if not self.lockstep:
             self.forgiven += max(self.debt - self.max_debt, 0.0)
 
-    def grant(self) -> bool:
-        """True, and counted as done, when one call of ``per_call`` updates is due."""
-        due = self.debt >= self.per_call
-        self.done += self.per_call * int(due)
-        return due
+    def grants(self) -> bool:
+        """Whether a call of ``per_call`` updates is due."""
+        return self.debt >= self.per_call
+
+    def done(self) -> None:
+        """Report one call of ``per_call`` updates."""
+        self.updates += self.per_call
 
     def actor_may_go(self) -> bool:
         """False while the actor must wait for the learner; always True in real time."""
@@ -77,7 +79,7 @@ class UpdateLimiter:
         """Why no call is due, for the log; empty when one is."""
         if self.stored <= self.start_after and not self.counted:
             return f"learner waits for data: {self.stored} transitions, training starts after {self.start_after}"
-        if self.debt < self.per_call:
+        if not self.grants():
             missing = (self.per_call - self.debt) / self.utd
             return f"learner waits for data: the next call is due in {missing:.1f} transitions"
         return ""
@@ -90,5 +92,5 @@ class UpdateLimiter:
         """Go on from `state_dict`. Raises ValueError when counters are missing or unknown."""
         if set(saved) != set(_FIELDS):
             raise ValueError(f"limiter state has {sorted(saved)} instead of {sorted(_FIELDS)}")
-        self.stored, self.counted, self.done = int(saved["stored"]), int(saved["counted"]), int(saved["done"])
+        self.stored, self.counted, self.updates = int(saved["stored"]), int(saved["counted"]), int(saved["updates"])
         self.forgiven = float(saved["forgiven"])
