@@ -18,7 +18,7 @@ import optax
 from flax import struct
 
 from serl_core.agents import grasp
-from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy
+from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy, raw_key
 from serl_core.nets.encoders import Encoder, Normaliser, cameras_of, normaliser_for
 from serl_core.nets.heads import MLP, Activation
 
@@ -80,7 +80,7 @@ class BC:
     def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> BCState:
         """A fresh state; without a normaliser "state" is used as it is."""
         own = jax.tree.map(lambda x: jnp.array(x, copy=True), normaliser_for(self._example, normaliser))
-        encoder_key, head_key, run_key = jax.random.split(key, 3)
+        encoder_key, head_key, run_key = jax.random.split(raw_key(key), 3)
         z, encoder = self._encoder.init_with_output(encoder_key, self._example)
         head = self._head.init(head_key, z)["params"]
         params = {"encoder": encoder.get("params", {}), "head": head}

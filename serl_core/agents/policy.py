@@ -28,6 +28,11 @@ class PolicyParams:
     normaliser: Normaliser
 
 
+def raw_key(key: jax.Array) -> jax.Array:
+    """Keys are kept as plain uint32 arrays, which every checkpoint can hold."""
+    return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
+
+
 def params_to_tree(params: PolicyParams) -> dict[str, npt.NDArray[Any]]:
     """Flat names ("actor/mean/kernel") → numpy copies, for the wire."""
     nested = {field.name: getattr(params, field.name) for field in fields(PolicyParams)}

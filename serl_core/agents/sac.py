@@ -28,7 +28,7 @@ import optax
 from flax import struct
 
 from serl_core.agents import grasp
-from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy
+from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy, raw_key
 from serl_core.nets.encoders import Encoder, Normaliser, cameras_of, normaliser_for
 from serl_core.nets.heads import Activation, ActorHead, DiscreteCritic, critic_ensemble, tanh_sample
 
@@ -88,11 +88,6 @@ class TrainState:
     actor_steps: Any  # () int32
 
 
-def _raw_key(key: jax.Array) -> jax.Array:
-    """Keys are kept as plain uint32 arrays, which every checkpoint can hold."""
-    return jax.random.key_data(key) if jnp.issubdtype(key.dtype, jax.dtypes.prng_key) else key
-
-
 def _mean(metrics: Metrics) -> Metrics:
     return {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
 
@@ -134,7 +129,7 @@ class SAC:
     def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> TrainState:
         """A fresh state; without a normaliser "state" is used as it is."""
         normaliser = normaliser_for(self._example, normaliser)
-        return jax.jit(self._init_impl)(_raw_key(key), normaliser)
+        return jax.jit(self._init_impl)(raw_key(key), normaliser)
 
     def update(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         """One critic update per minibatch, then one actor and temperature update on the last. Donates ``state``.
