@@ -62,7 +62,7 @@ def parse(name: str, config: type[Any], arguments: Sequence[str]) -> Any:
     complaint = io.StringIO()
     try:
         with contextlib.redirect_stderr(complaint):
-            return tyro.cli(config, args=arguments, prog=f"serl {name}", config=(tyro.conf.FlagConversionOff,))
+            return tyro.cli(config, args=arguments, prog=f"serl {name}")
     except SystemExit as stop:
         if not stop.code:
             raise

@@ -1,0 +1,158 @@
+"""``serl demo``: the whole loop on a simulated arm, as the real processes: record, train, evaluate."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from serl_core import metrics
+from serl_core.config import ConfigError, Observation
+from serl_core.learner import Preset
+from serl_core.processes import Child, children, serl
+from serl_core.progress import Progress, progress
+from serl_core.summary import read_json, write_json
+from serl_core.tasks import load_task
+
+RECENT = 20  # episodes behind the rates shown while it trains
+
+
+@dataclass(frozen=True)
+class Config:
+    """Record demonstrations, train with interventions, evaluate: everything on a simulated arm."""
+
+    task: str = "pick_cube"  # task by name, or the path of a task file
+    obs: Observation = "state"  # what the policy sees: "state", or the cameras' "pixels"
+    seed: int = 0
+    run_dir: Path | None = None  # where everything goes; default: runs/TASK-OBS-DATE
+    env_steps: int = 5_000  # steps of training
+    eval_episodes: int = 100  # episodes of the final evaluation
+    demos: int = 20  # demonstrations to record first
+    demo_steps: int = 0  # record on until this many demonstration steps are kept
+    operator: Literal["scripted", "none"] = "scripted"  # who corrects the policy while it learns
+    preset: Preset = "default"  # "rlpd": ten critics, as in the paper
+    utd: int = 4  # critic updates per step
+
+
+class Demo:
+    """The processes of one demo, started in order; `run` is the story."""
+
+    def __init__(self, config: Config, run_dir: Path, running: list[Child]) -> None:
+        self.config = config
+        self.run_dir = run_dir
+        self._running = running
+        self._common = ("--task", config.task, "--obs", config.obs, "--seed", config.seed)
+
+    def start(self, name: str, *arguments: str | int | Path, nice: int = 0) -> Child:
+        """Start ``serl NAME …`` with its log in the run directory."""
+        child = Child(name, serl(name, *arguments), self.run_dir / "logs" / f"{name}.log", nice)
+        self._running.append(child)
+        return child
+
+    def run(self) -> dict[str, object]:
+        """Serve, record, train, evaluate; returns the summary."""
+        begun = time.monotonic()
+        robot = self.serve()
+        demonstrations = self.record(robot)
+        self.train(robot)
+        self.evaluate(robot)
+        return {**self.summary(), **demonstrations, "wall_s": round(time.monotonic() - begun, 1)}
+
+    def serve(self) -> tuple[str | Path, ...]:
+        """Start the simulated arm; returns the options that lead to it."""
+        from serl_core.evaluate import server_options
+
+        task = load_task(self.config.task)
+        server = self.start("server", "mujoco", *server_options(task, self.config.obs))
+        robot, _, truth = server.ready(timeout=60.0)
+        return ("--robot", robot, "--truth", truth)
+
+    def record(self, robot: tuple[str | Path, ...]) -> dict[str, int]:
+        """Record the demonstrations."""
+        out = self.run_dir / "demos"
+        config = self.config
+        child = self.start(
+            "record", "--out", out, *self._common, *robot, "--episodes", config.demos, "--steps", config.demo_steps
+        )
+        with progress("recording demonstrations", config.demos) as bar:
+            while child.running():
+                bar.update(len(metrics.read(out / "metrics.jsonl")))
+                time.sleep(0.2)
+        child.wait()
+        kept = metrics.read(out / "metrics.jsonl")
+        return {"demos": len(kept), "demo_steps": int(sum(line["steps"] for line in kept))}
+
+    def train(self, robot: tuple[str | Path, ...]) -> None:
+        """Learner and actor side by side until the steps are done and learnt from."""
+        config = self.config
+        steps = ("--run-dir", self.run_dir, "--env-steps", config.env_steps)
+        learner = self.start(
+            "learner", *steps, *self._common, "--address", "tcp://127.0.0.1:*", "--lockstep",
+            "--preset", config.preset, "--utd", config.utd, nice=10,
+        )  # fmt: skip
+        (address,) = learner.ready(timeout=120.0)
+        actor = self.start("actor", *steps, *self._common, *robot, "--learner", address, "--operator", config.operator)
+        with progress("training (steps)", config.env_steps) as bar:
+            while actor.running() or learner.running():
+                actor.check()
+                learner.check()
+                self.show(bar)
+                time.sleep(0.5)
+        actor.wait()
+        learner.wait()
+
+    def show(self, bar: Progress) -> None:
+        """Success and intervention rates of the last episodes."""
+        episodes = metrics.read(self.run_dir / "metrics" / "actor.jsonl")
+        if not episodes:
+            return
+        recent = episodes[-RECENT:]
+        alone = [line for line in recent if not line["operator_steps"]]
+        success = sum(bool(line["success"]) for line in alone)
+        helped = sum(line["operator_steps"] for line in recent) / sum(line["steps"] for line in recent)
+        note = f"last {len(recent)} episodes: {success} alone and successful, operator drove {helped:.0%} of the steps"
+        bar.update(int(episodes[-1]["total_steps"]), note)
+
+    def evaluate(self, robot: tuple[str | Path, ...]) -> None:
+        """Evaluate the final checkpoint, alone."""
+        child = self.start("eval", self.run_dir, "--episodes", self.config.eval_episodes, *robot)
+        with progress("evaluating", self.config.eval_episodes):
+            child.wait()
+        print(child.output().strip().splitlines()[-1], flush=True)
+
+    def summary(self) -> dict[str, object]:
+        """What the processes report, put together."""
+        actor, learner = read_json(self.run_dir / "actor.json"), read_json(self.run_dir / "learner.json")
+        return {
+            "task": self.config.task,
+            "obs": self.config.obs,
+            "seed": self.config.seed,
+            "operator": self.config.operator,
+            "preset": self.config.preset,
+            "env_steps": actor["env_steps"],
+            "grad_steps": learner["grad_steps"],
+            "achieved_utd": learner["achieved_utd"],
+            "intervention_steps": actor["intervention_steps"],
+            "interventions": actor["interventions"],
+            "weight_age_steps_median": actor["weight_age_steps_median"],
+            "eval": read_json(self.run_dir / "eval.json"),
+            "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        }
+
+
+def main(config: Config) -> int:
+    """Run the demo; the exit status is 0 only if training ran and the evaluation finished."""
+    task = load_task(config.task)
+    run_dir = config.run_dir or Path("runs") / f"{task.name}-{config.obs}-{datetime.now():%Y%m%d-%H%M%S}"
+    if (run_dir / "summary.json").exists():
+        raise ConfigError(f"{run_dir} holds a finished run: choose another --run-dir, or delete it")
+    print(f"{task.name} from {config.obs}; everything goes to {run_dir}", flush=True)
+    with children() as running:
+        summary = Demo(config, run_dir, running).run()
+    write_json(run_dir / "summary.json", summary)
+    print(f"summary: {run_dir / 'summary.json'}; evaluate again with: serl eval {run_dir} --episodes 100")
+    return 0

@@ -1,0 +1,107 @@
+"""``serl eval``: the success rate of the newest checkpoint. No takeover, no classifier; success from the oracle."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from serl_core.checkpoint import Checkpoints
+from serl_core.config import ConfigError, Observation, Task
+from serl_core.policies import Blueprint, CheckpointPolicy
+from serl_core.processes import Child, children, serl
+from serl_core.progress import Progress, progress
+from serl_core.rollout import Identity, rollout
+from serl_core.session import connected, make_env
+from serl_core.summary import Tally, write_json
+from serl_core.tasks import load_task
+from serl_core.types import Record, Step
+
+FIRST_SEED = 10_000  # evaluation seeds from here up are used for nothing else
+
+
+@dataclass(frozen=True)
+class Config:
+    """Measure the success rate of the newest checkpoint of a run."""
+
+    run_dir: Annotated[Path, tyro.conf.Positional]  # the run to evaluate
+    episodes: int = 100
+    robot: str = ""  # address of a robot server; default: start a simulated one
+    truth: str | None = None  # address of its ground truth
+    first_seed: int = FIRST_SEED  # episode i has the seed first_seed + i
+
+
+class Bar:
+    """Moves a progress bar with every finished episode."""
+
+    def __init__(self, bar: Progress, tally: Tally) -> None:
+        self._bar = bar
+        self._tally = tally
+
+    def __call__(self, record: Record) -> None:
+        if isinstance(record, Step) and (record.terminated or record.truncated):
+            done = len(self._tally.episodes)
+            self._bar.update(done, f"{self._tally.successes}/{done} successes")
+
+
+@contextlib.contextmanager
+def simulated_server(task: Task, obs: Observation, logs: Path) -> Iterator[tuple[str, str]]:
+    """A simulated robot of our own under the lockstep clock: its address and that of its ground truth."""
+    with children() as running:
+        server = Child("server", serl("server", "mujoco", *server_options(task, obs)), logs / "server.log")
+        running.append(server)
+        robot, _, truth = server.ready(timeout=60.0)
+        yield robot, truth
+
+
+def server_options(task: Task, obs: Observation) -> list[str]:
+    """Options of ``serl server mujoco`` for a task: its scene, free ports, and cameras where they are looked at."""
+    cameras = ["--cameras", *task.cameras] if obs == "pixels" else []
+    return ["--scene", task.scene, "--port", "0", "--truth-port", "0", "--clock", "lockstep", *cameras]
+
+
+def evaluate(policy: CheckpointPolicy, config: Config, robot: str, truth: str | None) -> Tally:
+    """Run the episodes and count."""
+    task = load_task(policy.blueprint.task)
+    tally = Tally()
+    with (
+        connected(task, policy.blueprint.obs, robot, truth) as session,
+        progress("evaluating", config.episodes) as bar,
+    ):
+        rollout(
+            make_env(session, task, policy.blueprint.obs, operator=None, seed=0),
+            policy,
+            [tally, Bar(bar, tally)],
+            identity=Identity("eval"),
+            seeds=range(config.first_seed, config.first_seed + config.episodes),
+            stop=lambda: False,
+        )
+    return tally
+
+
+def main(config: Config) -> int:
+    """Evaluate and write RUN_DIR/eval.json."""
+    newest = Checkpoints(config.run_dir / "checkpoints").latest()
+    if newest is None:
+        raise ConfigError(f"no complete checkpoint in {config.run_dir / 'checkpoints'}: has this run been trained?")
+    policy = CheckpointPolicy(newest)
+    blueprint: Blueprint = policy.blueprint
+    with contextlib.ExitStack() as stack:
+        robot, truth = config.robot, config.truth
+        if not robot:
+            task = load_task(blueprint.task)
+            robot, truth = stack.enter_context(simulated_server(task, blueprint.obs, config.run_dir / "logs"))
+        tally = evaluate(policy, config, robot, truth)
+    result = {**tally.evaluation(), "first_seed": config.first_seed, "checkpoint": newest.name}
+    write_json(config.run_dir / "eval.json", result)
+    steps = result["mean_success_steps"]
+    print(
+        f"{result['successes']}/{result['episodes']} successes, 95 % interval "
+        f"{result['wilson_low']:.2f} to {result['wilson_high']:.2f}"
+        + (f", {steps:.1f} steps each" if steps is not None else "")
+    )
+    return 0

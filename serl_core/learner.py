@@ -1,0 +1,272 @@
+"""``serl learner``: store what arrives, learn from it as fast as the limiter grants, publish the policy.
+
+The learner needs no robot, no camera and no server: spaces and networks follow from the task alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from serl_core.agents.policy import params_to_tree, tree_from_flat, tree_to_flat
+from serl_core.agents.sac import SAC
+from serl_core.checkpoint import Checkpoints
+from serl_core.config import Observation
+from serl_core.data.episodes import EpisodeStore
+from serl_core.data.replay import Replay
+from serl_core.limiter import UpdateLimiter
+from serl_core.metrics import Metrics
+from serl_core.nets.encoders import fit_normaliser
+from serl_core.policies import Blueprint
+from serl_core.processes import StopFlag
+from serl_core.progress import progress
+from serl_core.summary import write_json
+from serl_core.tasks import load_task
+from serl_core.transport import LearnerLink
+from serl_core.types import Record
+
+log = logging.getLogger(__name__)
+
+Preset = Literal["default", "rlpd"]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Learn from demonstrations and from what actors send; either may start first."""
+
+    run_dir: Path  # everything this run leaves behind
+    task: str = "pick_cube"  # task by name, or the path of a task file
+    obs: Observation = "state"  # what the policy sees
+    seed: int = 0
+    address: str = "tcp://127.0.0.1:5557"  # where actors connect
+    demos: Path | None = None  # demonstrations to start from; default: RUN_DIR/demos
+    env_steps: int = 0  # end after this many online transitions; 0: learn until stopped
+    preset: Preset = "default"  # "rlpd": ten critics, as in the paper
+    utd: int = 4  # critic updates per online transition
+    capacity: int = 200_000  # transitions in replay
+    start_after: int = 100  # online transitions before training starts
+    lockstep: bool = False  # the actor waits for the learner instead of the other way round
+    publish_every: float = 0.5  # s, in real time; every 10 transitions in lockstep
+    checkpoint_every: int = 2_000  # online transitions
+    log_every: int = 100  # online transitions between two lines of metrics
+    resume: bool = False  # go on from the newest checkpoint and everything stored
+
+
+PUBLISH_EVERY_STEPS = 10  # transitions between two versions in lockstep
+VERSIONS_BETWEEN_CHECKPOINTS = 1_000_000  # more than can have been published since: versions never go back
+RECEIVE_AT_MOST = 64  # records between two updates, so that a flood of data does not stop learning
+
+
+class Learner:
+    """Networks, replay and counters of one run; `learn` is the loop."""
+
+    def __init__(
+        self,
+        config: Config,
+        link: LearnerLink,
+        store: EpisodeStore,
+        now: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        task = load_task(config.task)
+        self.config = config
+        self.blueprint = Blueprint.for_task(config.task, config.obs, config.preset, config.utd)
+        self.agent: SAC = self.blueprint.agent()
+        self.replay = Replay(
+            config.capacity,
+            self.blueprint.raw_example(),
+            task.action_dim,
+            discount=task.discount,
+            encode=self.blueprint.encoder(),
+        )
+        self.limiter = UpdateLimiter(
+            utd=config.utd, per_call=config.utd, lockstep=config.lockstep, start_after=config.start_after
+        )
+        self.checkpoints = Checkpoints(config.run_dir / "checkpoints")
+        self.metrics = Metrics(config.run_dir / "metrics" / "learner.jsonl")
+        self.version = 0
+        self.grad_steps = 0
+        self._link = link
+        self._store = store
+        self._now = now
+        self._wall = wall
+        self._rng = np.random.default_rng(config.seed)
+        self._pending: dict[str, Any] = {}  # the last call's metrics, still on the device
+        self._published_at = (-1.0e9, -1)
+        self._logged_at = 0
+        self._checkpointed_at = 0
+        self._load_demonstrations()
+        self.state = self.agent.init(
+            jax.random.key(config.seed), fit_normaliser(*self.replay.state_statistics("demos"))
+        )
+        if config.resume:
+            self._resume()
+
+    # ── the loop ────────────────────────────────────────────────────────────────────────────────
+
+    def learn(self, stop: Callable[[], bool]) -> None:
+        """Until stopped, or until every update for the last wanted transition is done."""
+        with progress("learning (transitions)", self.config.env_steps or self.config.capacity) as bar:
+            while not (stop() or self._finished()):
+                self._receive()
+                if self.limiter.grant():
+                    self._update()
+                self._publish_if_due()
+                self._log_if_due()
+                self._checkpoint_if_due()
+                bar.update(self.limiter.stored, f"UTD {self.limiter.achieved_utd:.1f}")
+        self._publish()
+        self._log()
+        self._checkpoint()
+
+    def _finished(self) -> bool:
+        wanted = self.config.env_steps
+        return 0 < wanted <= self.limiter.stored and not self.limiter.due
+
+    def _receive(self) -> None:
+        """Store, insert, acknowledge; wait for data only when no update is due."""
+        patience = 0.0 if self.limiter.due else 0.02
+        for delivery in self._link.receive(RECEIVE_AT_MOST, timeout=patience):
+            self._store.append(delivery.record, delivery.actor, delivery.seq, delivery.packed)
+            self._link.ack(delivery.actor, delivery.seq)
+            if self._insert(delivery.record):
+                self.limiter.stored_online()
+        self._report()
+
+    def _insert(self, record: Record) -> bool:
+        """Into replay; True for an online transition. What replay refuses is stored all the same."""
+        try:
+            return self.replay.insert(record)
+        except ValueError as error:
+            log.error("stored, but not learnt from: %s", error)
+            return False
+
+    def _update(self) -> None:
+        """One compiled call: UTD critic updates and one actor update."""
+        self._check(self._pending)  # one call late, so that the device never waits for the host
+        batches = self.replay.sample(self._rng, self.agent.config.batch, self.config.utd)
+        self.state, self._pending = self.agent.update(self.state, batches)
+        self.grad_steps += self.config.utd
+        self._report()
+
+    def _check(self, metrics: dict[str, Any]) -> None:
+        if metrics and not bool(metrics["finite"]):
+            raise FloatingPointError(
+                f"a loss or gradient became infinite or NaN at gradient step {self.grad_steps}; the last good "
+                f"state is the newest checkpoint in {self.config.run_dir / 'checkpoints'}"
+            )
+
+    # ── what others see ─────────────────────────────────────────────────────────────────────────
+
+    def _report(self) -> None:
+        """Tell the actors how far learning is behind what they sent."""
+        self._link.report({"stored": self.limiter.stored, "behind": self.limiter.behind, "grad_steps": self.grad_steps})
+
+    def _publish_if_due(self) -> None:
+        seconds, transitions = self._published_at
+        if self.config.lockstep:
+            due = self.limiter.stored - transitions >= PUBLISH_EVERY_STEPS or transitions < 0
+        else:
+            due = self._now() - seconds >= self.config.publish_every
+        if due:
+            self._publish()
+
+    def _publish(self) -> None:
+        self.version += 1
+        params = params_to_tree(self.agent.policy(self.state))
+        self._link.publish(self.version, params, {**self.blueprint.to_tree(), "transitions": self.limiter.stored})
+        self._published_at = (self._now(), self.limiter.stored)
+
+    def _log_if_due(self) -> None:
+        if self.limiter.stored - self._logged_at >= self.config.log_every:
+            self._log()
+
+    def _log(self) -> None:
+        self._logged_at = self.limiter.stored
+        values = {name: float(value) for name, value in self._pending.items()}
+        self.metrics.write(self.limiter.stored, self._wall(), **values, **self.figures())
+
+    def figures(self) -> dict[str, float]:
+        """Counters of the run so far."""
+        return {
+            "env_steps": self.limiter.stored,
+            "grad_steps": self.grad_steps,
+            "achieved_utd": self.limiter.achieved_utd,
+            "version": self.version,
+        }
+
+    # ── what survives ───────────────────────────────────────────────────────────────────────────
+
+    def _checkpoint_if_due(self) -> None:
+        if self.limiter.stored - self._checkpointed_at >= self.config.checkpoint_every:
+            self._checkpoint()
+
+    def _checkpoint(self) -> None:
+        self._check(self._pending)
+        self._checkpointed_at = self.limiter.stored
+        self.checkpoints.save(
+            self.limiter.stored,
+            {
+                "blueprint": self.blueprint.to_tree(),
+                "agent": tree_to_flat(self.state),
+                "policy": params_to_tree(self.agent.policy(self.state)),  # all that an evaluation reads
+                "limiter": self.limiter.state_dict(),
+                "grad_steps": self.grad_steps,
+                "version": self.version,
+                "rng": _rng_to_tree(self._rng),
+            },
+        )
+
+    def _resume(self) -> None:
+        """Everything stored goes back into replay; networks and counters come from the newest checkpoint."""
+        stored = sum(self._insert(record) for record in self._store.records())
+        newest = self.checkpoints.latest()
+        if newest is not None:
+            saved = self.checkpoints.load(newest)
+            self.state = tree_from_flat(self.state, saved["agent"])
+            self.limiter.load(saved["limiter"])
+            self.grad_steps = saved["grad_steps"]
+            self.version = saved["version"] + VERSIONS_BETWEEN_CHECKPOINTS
+            _rng_from_tree(self._rng, saved["rng"])
+        # What came after the checkpoint is still to be learnt from.
+        self.limiter.stored_online(max(0, stored - self.limiter.stored))
+
+    def _load_demonstrations(self) -> None:
+        folder = self.config.demos or self.config.run_dir / "demos"
+        if not folder.exists():
+            print(f"no demonstrations in {folder}: learning from scratch, which takes far longer", flush=True)
+            return
+        with EpisodeStore(folder) as demos:
+            for record in demos.records():
+                self._insert(record)
+
+
+def _rng_to_tree(rng: np.random.Generator) -> dict[str, Any]:
+    """State of a PCG64 generator; its two 128-bit integers as text."""
+    state = rng.bit_generator.state
+    return {**state, "state": {name: str(value) for name, value in state["state"].items()}}
+
+
+def _rng_from_tree(rng: np.random.Generator, tree: dict[str, Any]) -> None:
+    rng.bit_generator.state = {**tree, "state": {name: int(value) for name, value in tree["state"].items()}}
+
+
+def main(config: Config) -> int:
+    """Learn until done or stopped; always leave a checkpoint and the figures of the run."""
+    with (
+        EpisodeStore(config.run_dir / "episodes") as store,
+        LearnerLink(config.address, stored=store.last_of_each()) as link,
+        StopFlag().on_signals() as stop,
+    ):
+        print(f"ready {link.address}", flush=True)
+        learner = Learner(config, link, store)
+        learner.learn(stop)
+        write_json(config.run_dir / "learner.json", learner.figures())
+    return 0

@@ -1,0 +1,144 @@
+"""From weights to actions: what a policy is made of, and where its weights come from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from serl_core.agents.policy import params_from_tree
+from serl_core.agents.sac import SAC, SACConfig, make_policy, rlpd_preset
+from serl_core.checkpoint import Checkpoints
+from serl_core.config import ConfigError, Observation, Task
+from serl_core.envs.robot_env import observation_space
+from serl_core.nets.encoders import FEATURES, frame_encoder, random_trunk
+from serl_core.rollout import Decision
+from serl_core.tasks import load_task
+from serl_core.transport import ActorLink, LinkError
+from serl_core.types import Obs
+
+TRUNK_SEED = 0  # the untrained trunk is the same on every machine, so that it never has to travel
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """Everything needed to build the networks of a run: travels with the weights and with checkpoints."""
+
+    task: str  # name, or path of the task file
+    obs: Observation
+    agent_config: SACConfig
+
+    @classmethod
+    def for_task(cls, task: str, obs: Observation, preset: str = "default", utd: int = 4) -> Blueprint:
+        """The networks for a task; ``preset`` "rlpd" gives the ten critics of the paper."""
+        loaded = load_task(task)
+        config = SACConfig(discount=loaded.discount, grasp=loaded.gripper, utd=utd)
+        return cls(task, obs, rlpd_preset(config) if preset == "rlpd" else config)
+
+    def to_tree(self) -> dict[str, Any]:
+        """As plain values, for the wire and for checkpoints."""
+        return {"task": self.task, "obs": self.obs, "agent": asdict(self.agent_config)}
+
+    @classmethod
+    def from_tree(cls, tree: Mapping[str, Any]) -> Blueprint:
+        """The inverse of `to_tree`. Raises ConfigError if the weights belong to another version of the networks."""
+        values = {name: tuple(value) if isinstance(value, list) else value for name, value in tree["agent"].items()}
+        try:
+            return cls(tree["task"], tree["obs"], SACConfig(**values))
+        except TypeError as error:
+            raise ConfigError(f"these weights need another version of the networks: {error}") from error
+
+    def load_task(self) -> Task:
+        """The task itself."""
+        return load_task(self.task)
+
+    def raw_example(self) -> dict[str, np.ndarray]:
+        """Zeros in the shape of one observation of the environment; needs no robot."""
+        space = observation_space(self.load_task(), self.obs)
+        return {name: np.zeros(box.shape or (), box.dtype) for name, box in space.items()}
+
+    def example(self) -> dict[str, np.ndarray]:
+        """The same after the encoder: features in the place of frames."""
+        raw = self.raw_example()
+        return {name: zeros if name == "state" else np.zeros(FEATURES, np.float16) for name, zeros in raw.items()}
+
+    def agent(self) -> SAC:
+        """The agent with these networks."""
+        return SAC(self.agent_config, self.example(), self.load_task().action_dim)
+
+    def encoder(self) -> Callable[[Obs], Obs]:
+        """What turns an observation into what is stored and learnt from: frames become features, once."""
+        cameras = tuple(name for name in self.example() if name != "state")
+        return frame_encoder(random_trunk(TRUNK_SEED) if cameras else {}, cameras)
+
+
+class _Acting:
+    """One compiled policy and the weights it acts with."""
+
+    def __init__(self, blueprint: Blueprint, seed: int, *, explore: bool) -> None:
+        self._act = make_policy(blueprint.agent_config, blueprint.example(), blueprint.load_task().action_dim)
+        self._encode = blueprint.encoder()
+        self._key = jax.random.key(seed)
+        self._explore = explore
+
+    def __call__(self, params: Any, obs: Obs) -> np.ndarray:
+        self._key, key = jax.random.split(self._key)
+        return self._act(params, self._encode(obs), key, self._explore)
+
+
+class LinkPolicy:
+    """Explores with the newest weights that have arrived; its version never goes back."""
+
+    def __init__(self, link: ActorLink, seed: int) -> None:
+        self.version = -1
+        self.transitions = 0  # how many transitions the learner had stored when it published them
+        self._link = link
+        self._seed = seed
+        self._acting: _Acting | None = None
+        self._params: Any = None
+
+    def wait(self, timeout: float) -> None:
+        """Wait for the first weights. Raises LinkError if there are none within ``timeout`` s."""
+        deadline = time.monotonic() + timeout
+        while not self._take_newest():
+            if time.monotonic() > deadline:
+                raise LinkError(
+                    f"no weights within {timeout:.0f} s: is the learner running? Start it with: serl learner"
+                )
+            time.sleep(0.02)
+
+    def __call__(self, obs: Obs) -> Decision:
+        self._take_newest()
+        if self._acting is None:
+            raise LinkError("asked to act before the first weights: call wait() first")
+        return Decision(self._acting(self._params, obs), self.version)
+
+    def _take_newest(self) -> bool:
+        weights = self._link.weights()
+        if weights is None or weights.version <= self.version:
+            return False
+        if self._acting is None:
+            self._acting = _Acting(Blueprint.from_tree(weights.meta), self._seed, explore=True)
+        self._params = params_from_tree(weights.params)
+        self.version = weights.version
+        self.transitions = int(weights.meta["transitions"])
+        return True
+
+
+class CheckpointPolicy:
+    """Acts without exploring, with the weights of one checkpoint."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        saved = Checkpoints(checkpoint.parent).load(checkpoint)
+        self.blueprint = Blueprint.from_tree(saved["blueprint"])
+        self._version = int(saved["version"])
+        self._params = params_from_tree(saved["policy"])
+        self._acting = _Acting(self.blueprint, seed=0, explore=False)
+
+    def __call__(self, obs: Obs) -> Decision:
+        return Decision(self._acting(self._params, obs), self._version)

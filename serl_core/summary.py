@@ -1,0 +1,107 @@
+"""Figures of a run: success and intervention rates while it goes, and what is reported at its end."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serl_core.types import EpisodeStart, Record, Step
+
+
+def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
+    """Lower and upper bound of a success rate (Wilson score interval, 95 % for the default z)."""
+    if trials == 0:
+        return 0.0, 1.0
+    rate = successes / trials
+    centre = rate + z * z / (2 * trials)
+    spread = z * math.sqrt(rate * (1 - rate) / trials + z * z / (4 * trials * trials))
+    scale = 1 + z * z / trials
+    return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
+
+
+@dataclass(frozen=True)
+class EpisodeFigures:
+    """One finished episode."""
+
+    episode: int
+    steps: int
+    success: bool
+    operator_steps: int
+    takeovers: int
+    total_steps: int  # of the session, this episode included
+
+    @property
+    def autonomous(self) -> bool:
+        """Nobody helped."""
+        return self.operator_steps == 0
+
+
+class Tally:
+    """Listens to a rollout and counts episodes, successes and the operator's part."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.operator_steps = 0
+        self.bent = 0
+        self.episodes: list[EpisodeFigures] = []
+        self.takeovers: set[int] = set()
+        self._episode_steps: list[Step] = []
+
+    def __call__(self, record: Record) -> None:
+        if isinstance(record, EpisodeStart):
+            self._episode_steps = []
+            return
+        self.steps += 1
+        self.operator_steps += record.who == "operator"
+        self.bent += record.bent
+        self._episode_steps.append(record)
+        if record.takeover >= 0:
+            self.takeovers.add(record.takeover)
+        if record.terminated or record.truncated:
+            self.episodes.append(self._figures(record))
+
+    def _figures(self, last: Step) -> EpisodeFigures:
+        steps = self._episode_steps
+        return EpisodeFigures(
+            episode=last.episode,
+            steps=len(steps),
+            success=last.success,
+            operator_steps=sum(step.who == "operator" for step in steps),
+            takeovers=len({step.takeover for step in steps if step.takeover >= 0}),
+            total_steps=self.steps,
+        )
+
+    @property
+    def successes(self) -> int:
+        """Successful episodes so far."""
+        return sum(episode.success for episode in self.episodes)
+
+    def evaluation(self) -> dict[str, Any]:
+        """The ``eval`` part of a summary: successes with Wilson bounds, and the mean steps of a success."""
+        low, high = wilson(self.successes, len(self.episodes))
+        steps = [episode.steps for episode in self.episodes if episode.success]
+        return {
+            "episodes": len(self.episodes),
+            "successes": self.successes,
+            "success_rate": self.successes / max(1, len(self.episodes)),
+            "wilson_low": low,
+            "wilson_high": high,
+            "mean_success_steps": sum(steps) / len(steps) if steps else None,
+        }
+
+
+def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+    """Write beside and rename, so that a reader never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".tmp")
+    beside.write_text(json.dumps(tree, indent=2) + "\n")
+    beside.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The inverse of `write_json`."""
+    return json.loads(path.read_text())

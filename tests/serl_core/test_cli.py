@@ -1,0 +1,42 @@
+import subprocess
+import sys
+
+import pytest
+
+from serl_core import cli
+from serl_core.config import ConfigError
+
+
+@pytest.mark.parametrize("command", [*cli.COMMANDS])
+def test_every_command_explains_all_its_options(command, capsys):
+    """Guards against an option without a word about what it does."""
+    with pytest.raises(SystemExit) as stop:
+        cli.run([command, "--help"])
+    assert stop.value.code == 0
+    assert "--" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["demmo"], 'unknown command "demmo"; did you mean "demo"?'),
+        (["demo", "--tsk", "pick_cube"], 'unknown option --tsk; did you mean "--task"?'),
+        (["demo", "--task", "pick_cub"], 'unknown task "pick_cub"; did you mean "pick_cube"?'),
+        (["demo", "--seed", "x"], "Error parsing --seed"),
+        (["learner"], "RUN"),
+    ],
+)
+def test_bad_input_is_answered_in_one_line(arguments, text):
+    """Guards against pages of usage, or a traceback, where one word was misspelt."""
+    with pytest.raises(ConfigError) as error:
+        cli.run(arguments)
+    assert text in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_exit_status_and_stderr_of_bad_input():
+    """Guards what scripts see: status 2, one line on stderr, nothing on stdout."""
+    done = subprocess.run([sys.executable, "-m", "serl_core.cli", "demo", "--tsk", "x"], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
