@@ -1,0 +1,87 @@
+import pytest
+
+from serl_core.limiter import UpdateLimiter
+
+
+def run(limiter: UpdateLimiter) -> int:
+    calls = 0
+    while limiter.grants():
+        limiter.done()
+        calls += 1
+    return calls
+
+
+def test_nothing_is_granted_without_data() -> None:
+    """Bug: a learner that is not paced by incoming data trains for ever on the first transitions."""
+    limiter = UpdateLimiter(utd=4, per_call=4, lockstep=True, start_after=10)
+    limiter.insert(10)
+    assert run(limiter) == 0
+    assert "training starts after 10" in limiter.waiting()
+    limiter.insert(5)
+    assert run(limiter) == 5
+    assert "due in 1.0 transitions" in limiter.waiting()
+    assert limiter.achieved_utd == 4
+
+
+def test_only_whole_calls_are_granted() -> None:
+    """Bug: partial calls retrace the compiled update, rounding up raises the UTD."""
+    limiter = UpdateLimiter(utd=0.5, per_call=4, lockstep=True, start_after=0)
+    limiter.insert(7)
+    assert run(limiter) == 0
+    limiter.insert(1)
+    assert run(limiter) == 1
+    assert limiter.updates == 4
+
+
+def test_lockstep_holds_the_actor_back() -> None:
+    """Bug: the actor runs away from a slow learner, so that results depend on the machine."""
+    limiter = UpdateLimiter(utd=2, per_call=2, lockstep=True, max_behind=20, start_after=0)
+    limiter.insert(20)
+    assert limiter.actor_may_go()
+    limiter.insert()
+    assert not limiter.actor_may_go() and limiter.waiting() == ""
+    limiter.done()
+    assert limiter.actor_may_go()
+
+
+def test_realtime_never_holds_the_actor_and_caps_the_debt() -> None:
+    """Bug: after a pause the learner works off an unbounded backlog on stale data."""
+    limiter = UpdateLimiter(utd=4, per_call=4, lockstep=False, max_debt=200, start_after=0)
+    limiter.insert(1000)
+    assert limiter.actor_may_go()
+    assert run(limiter) == 50
+    assert limiter.achieved_utd == pytest.approx(0.2)
+
+
+def test_counters_survive_a_resume() -> None:
+    """Bug: after a resume the learner catches up on, or forgets, what it was owed."""
+    limiter = UpdateLimiter(utd=4, per_call=4, lockstep=True, start_after=10)
+    limiter.insert(25)
+    limiter.done()
+    resumed = UpdateLimiter(utd=4, per_call=4, lockstep=True, start_after=10)
+    resumed.load(limiter.state_dict())
+    assert (resumed.debt, resumed.achieved_utd, resumed.stored) == (limiter.debt, limiter.achieved_utd, 25)
+    with pytest.raises(ValueError, match="limiter state has"):
+        resumed.load({"stored": 1})
+
+
+def test_settings_that_deadlock_are_refused() -> None:
+    """Bug: the learner waits for more data than the actor may collect."""
+    with pytest.raises(ValueError, match="never granted"):
+        UpdateLimiter(utd=0.1, per_call=4, lockstep=True, max_behind=20)
+    with pytest.raises(ValueError, match="never granted"):
+        UpdateLimiter(utd=4, per_call=400, lockstep=False, max_debt=200)
+
+
+@pytest.mark.parametrize("utd", [0.3, 1.0, 4.0, 7.5])
+def test_two_sided_limiter_never_stalls(utd: float) -> None:
+    """Bug: for some ratio neither side may go."""
+    limiter = UpdateLimiter(utd=utd, per_call=4, lockstep=True, start_after=5)
+    for _ in range(300):
+        assert limiter.actor_may_go() or limiter.grants()
+        if limiter.actor_may_go():
+            limiter.insert()
+        else:
+            limiter.done()
+    run(limiter)
+    assert limiter.updates <= utd * limiter.counted

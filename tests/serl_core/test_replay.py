@@ -1,0 +1,289 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from serl_core.data.replay import IndexSet, Replay
+from serl_core.types import EpisodeStart, Source, Step, Who
+
+DISCOUNT = 0.9
+EXAMPLE = {"state": np.zeros(3, np.float32)}
+
+
+def frame(actor: int, episode: int, step: int) -> dict[str, np.ndarray]:
+    """An observation that says which one it is."""
+    return {"state": np.array([actor, episode, step], np.float32)}
+
+
+def start(actor: int, episode: int, source: Source = "online") -> EpisodeStart:
+    return EpisodeStart(str(actor), episode, frame(actor, episode, 0), source)
+
+
+def step(
+    actor: int,
+    episode: int,
+    number: int,
+    who: Who = "policy",
+    terminated: bool = False,
+    truncated: bool = False,
+    reward: float = 0.0,
+    penalty: float = 0.0,
+) -> Step:
+    action = np.array([(number + 1) / 1000, (actor + 1) / 1000], np.float32)
+    return Step(
+        actor=str(actor),
+        episode=episode,
+        step=number,
+        action=action,
+        proposal=np.zeros(2, np.float32),
+        target=np.zeros(7),
+        bent=False,
+        next_obs=frame(actor, episode, number + 1),
+        reward=reward,
+        grasp_penalty=penalty,
+        terminated=terminated,
+        truncated=truncated,
+        success=terminated,
+        who=who,
+        takeover=0 if who == "operator" else -1,
+        policy_version=0,
+        time=0.0,
+    )
+
+
+def replay(capacity: int = 100, n_step: int = 1) -> Replay:
+    return Replay(capacity, EXAMPLE, 2, DISCOUNT, n_step)
+
+
+def fill(
+    store: Replay, actor: int, episode: int, who: str, source: Source = "online", terminated: bool = False
+) -> None:
+    """One episode; ``who`` has a letter per step: p policy, o operator. Reward = 1 at the last step."""
+    store.insert(start(actor, episode, source))
+    for number, letter in enumerate(who):
+        last = number == len(who) - 1
+        hand: Who = "operator" if letter == "o" else "policy"
+        ends = {"terminated": last and terminated, "truncated": last and not terminated}
+        store.insert(step(actor, episode, number, hand, reward=float(last), **ends))
+
+
+def assert_pairs(store: Replay) -> None:
+    """Every transition of both partitions joins a frame with the one after it, and their action."""
+    for partition in ("online", "demos"):
+        slots = store.slots(partition)
+        assert slots.size == store.size(partition) == np.unique(slots).size
+        got = store.gather(slots)
+        now, then = got["obs"]["state"], got["next_obs"]["state"]
+        np.testing.assert_array_equal(now[:, :2], then[:, :2])
+        np.testing.assert_array_equal(now[:, 2] + 1, then[:, 2])
+        np.testing.assert_allclose(got["action"], (np.stack([now[:, 2], now[:, 0]], 1) + 1) / 1000, rtol=1e-5)
+
+
+def test_a_truncated_episode_bootstraps_from_its_true_last_frame() -> None:
+    """Bug: the time limit is learned as a failure, or paired with the next episode's first frame."""
+    store = replay()
+    fill(store, 0, 0, "ppp")
+    fill(store, 0, 1, "ppp", terminated=True)
+    got = store.gather(store.slots("online"))
+    last = got["reward"] == 1
+    assert_pairs(store)
+    np.testing.assert_allclose(got["discount"], np.where(last & (got["obs"]["state"][:, 1] == 1), 0, DISCOUNT))
+    assert store.size("online") == 6
+
+
+def test_interventions_are_in_both_partitions_demos_in_one() -> None:
+    """Bug: an intervention is copied without its neighbours, so that its next frame is wrong."""
+    store = replay()
+    fill(store, 0, 0, "oooo", source="demo")
+    fill(store, 1, 0, "ppooppop")
+    assert (store.size("online"), store.size("demos")) == (8, 7)
+    assert_pairs(store)
+
+
+def test_interleaved_actors_pair_rightly() -> None:
+    """Bug: with two actors neighbours in the ring belong to different episodes."""
+    store = replay()
+    store.insert(start(0, 0))
+    store.insert(start(1, 5))
+    for number in range(6):
+        store.insert(step(0, 0, number))
+        store.insert(step(1, 5, number))
+    assert store.size("online") == 12
+    assert_pairs(store)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_pairs_survive_any_history(data: st.DataObject) -> None:
+    """Bug: wrap-around, interleaving, crashes and interventions together break a pair."""
+    store = replay(capacity=data.draw(st.integers(2, 24)))
+    episodes, steps = {}, {}
+    for _ in range(data.draw(st.integers(5, 90))):
+        actor = data.draw(st.integers(0, 2))
+        if actor not in steps or data.draw(st.integers(0, 7)) == 0:
+            episodes[actor] = episodes.get(actor, -1) + 1
+            steps[actor] = 0
+            store.insert(start(actor, episodes[actor], data.draw(st.sampled_from(["online", "demo"]))))
+            continue
+        ends = data.draw(st.sampled_from(["no", "no", "no", "terminated", "truncated"]))
+        who = data.draw(st.sampled_from(["policy", "policy", "operator"]))
+        flags = {} if ends == "no" else {ends: True}
+        store.insert(step(actor, episodes[actor], steps[actor], who, **flags))
+        steps[actor] += 1
+        if ends != "no":
+            del steps[actor]
+        assert_pairs(store)
+
+
+def test_wrap_around_keeps_the_newest_and_the_demonstrations() -> None:
+    """Bug: a long run silently overwrites the demonstrations, and RLPD becomes plain SAC."""
+    store = replay(capacity=20)
+    fill(store, 0, 0, "oooo", source="demo")
+    for episode in range(30):
+        fill(store, 1, episode, "ppppp")
+    assert store.size("demos") == 4
+    newest = store.gather(store.slots("online"))["obs"]["state"][:, 1]
+    assert set(newest) == {27.0, 28.0, 29.0} and newest.size >= 10
+    assert_pairs(store)
+
+
+def test_endless_interventions_do_not_stop_the_ring() -> None:
+    """Bug: protected frames fill the ring and nothing new can be stored."""
+    store = replay(capacity=20)
+    for episode in range(30):
+        fill(store, 1, episode, "ooooo")
+    fill(store, 1, 30, "ppp")
+    states = store.gather(store.slots("online"))["obs"]["state"]
+    assert (states[:, 1] == 30).sum() == 3
+    assert_pairs(store)
+
+
+def test_half_of_each_minibatch_is_demonstrations() -> None:
+    """Bug: the half-and-half sampling of RLPD drifts with the sizes of the partitions."""
+    store = replay()
+    fill(store, 0, 0, "oooo", source="demo")
+    rng = np.random.default_rng(0)
+    alone = store.sample(rng, 8, 3)
+    assert (alone["obs"]["state"][..., 0] == 0).all() and alone["reward"].shape == (3, 8)
+    fill(store, 1, 0, "p" * 40)
+    got = store.sample(rng, 8, 3)
+    assert ((got["obs"]["state"][..., 0] == 0).sum(axis=1) == 4).all()
+    assert got["action"].shape == (3, 8, 2) and got["action"].dtype == got["discount"].dtype == np.float32
+    assert (store.sample(rng, 8, 1, demo_ratio=0.0)["obs"]["state"][..., 0] == 1).all()
+
+
+def test_an_empty_replay_says_so() -> None:
+    """Bug: sampling nothing gives index errors deep inside."""
+    with pytest.raises(ValueError, match="replay is empty"):
+        replay().sample(np.random.default_rng(0), 8, 1)
+    with pytest.raises(ValueError, match='no transition in "demos"'):
+        replay().state_statistics()
+
+
+def test_n_step_windows_end_with_the_episode_and_where_control_changes_hands() -> None:
+    """Bug: a policy action is credited with the person's rescue, or a window enters the next episode."""
+    store = replay(n_step=3)
+    store.insert(start(0, 0))
+    for number, letter in enumerate("ppoopp"):
+        who: Who = "operator" if letter == "o" else "policy"
+        store.insert(step(0, 0, number, who, reward=1.0, penalty=-1.0, terminated=number == 5))
+    fill(store, 0, 1, "p")
+    got = store.gather(np.arange(6))
+    lengths = np.array([2, 1, 2, 1, 2, 1])
+    sums = np.where(lengths == 2, 1 + DISCOUNT, 1.0)
+    np.testing.assert_allclose(got["reward"], sums, rtol=1e-6)
+    np.testing.assert_allclose(got["grasp_penalty"], -sums, rtol=1e-6)
+    np.testing.assert_array_equal(got["next_obs"]["state"][:, 2], np.arange(6) + lengths)
+    expected = np.where(np.arange(6) >= 4, 0, DISCOUNT**lengths)
+    np.testing.assert_allclose(got["discount"], expected, rtol=1e-6)
+
+
+def test_full_n_step_windows() -> None:
+    """Bug: off-by-one in the window's length or in the power of the discount."""
+    store = replay(n_step=3)
+    fill(store, 0, 0, "pppppp")
+    got = store.gather(np.arange(6))
+    np.testing.assert_array_equal(got["next_obs"]["state"][:, 2], [3, 4, 5, 6, 6, 6])
+    np.testing.assert_allclose(got["discount"], DISCOUNT ** np.array([3, 3, 3, 3, 2, 1]), rtol=1e-6)
+    np.testing.assert_allclose(got["reward"], [0, 0, 0, DISCOUNT**2, DISCOUNT, 1], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"step": 5}, "step 1 must come next"),
+        ({"episode": 3}, "no start of this episode"),
+        ({"actor": "9"}, "no start of this episode"),
+        ({"reward": float("nan")}, "must be finite"),
+        ({"grasp_penalty": 0.1}, "≤ 0"),
+        ({"action": np.array([0.0, 1.5], np.float32)}, "leaves"),
+        ({"action": np.array([0.0, np.nan], np.float32)}, "not finite"),
+        ({"action": np.zeros(2)}, "float64"),
+        ({"action": np.zeros(3, np.float32)}, r"float32\(3,\)"),
+        ({"next_obs": {}}, "instead of"),
+        ({"next_obs": {"state": np.zeros(4, np.float32)}}, r"\(4,\)"),
+        ({"next_obs": {"state": np.array([0, np.inf, 0], np.float32)}}, "not finite"),
+        ({"who": "nobody"}, "neither"),
+    ],
+)
+def test_a_faulty_step_is_named_and_changes_nothing(change: dict, message: str) -> None:
+    """Bug: a bad record poisons training, or half of it is stored."""
+    store = replay()
+    store.insert(start(0, 0))
+    store.insert(step(0, 0, 0))
+    with pytest.raises(ValueError, match=message):
+        store.insert(replace(step(0, 0, 1), **change))
+    assert store.insert(step(0, 0, 1, truncated=True))
+    with pytest.raises(ValueError, match="already ended"):
+        store.insert(step(0, 0, 2))
+    with pytest.raises(ValueError, match="count up"):
+        store.insert(start(0, 0))
+    assert_pairs(store)
+
+
+def test_insert_tells_online_transitions_from_others() -> None:
+    """Bug: demonstrations are counted into the updates per online transition."""
+    store = replay()
+    assert not store.insert(start(0, 0, "demo"))
+    assert not store.insert(step(0, 0, 0, "operator"))
+    store.insert(start(1, 0))
+    assert store.insert(step(1, 0, 0)) and store.insert(step(1, 0, 1, "operator"))
+
+
+def test_observations_are_stored_encoded() -> None:
+    """Bug: frames are kept where features should be, or checked after encoding instead of before."""
+    example = {"state": np.zeros(3, np.float32), "front": np.zeros((4, 4, 3), np.uint8)}
+    store = Replay(
+        10, example, 2, DISCOUNT, encode=lambda obs: {**obs, "front": obs["front"].mean(axis=2, dtype=np.float16)}
+    )
+    image = {"front": np.full((4, 4, 3), 7, np.uint8)}
+    store.insert(replace(start(0, 0), obs={**frame(0, 0, 0), **image}))
+    store.insert(replace(step(0, 0, 0), next_obs={**frame(0, 0, 1), **image}))
+    got = store.gather(store.slots("online"))["next_obs"]["front"]
+    assert got.dtype == np.float16 and got.shape == (1, 4, 4) and (got == 7).all()
+
+
+def test_statistics_are_of_the_demonstrations_only() -> None:
+    """Bug: the normaliser moves with the policy's own data."""
+    store = replay()
+    fill(store, 2, 0, "ooo", source="demo")
+    fill(store, 50, 0, "pppp")
+    mean, std = store.state_statistics("demos")
+    np.testing.assert_allclose(mean, [2, 0, 1], atol=1e-6)
+    np.testing.assert_allclose(std, [0, 0, np.std([0, 1, 2])], atol=1e-6)
+
+
+def test_index_set_is_a_set() -> None:
+    """Bug: the swap on removal loses or doubles an element."""
+    rng, reference, slots = np.random.default_rng(0), set(), IndexSet(50)
+    for _ in range(2000):
+        slot = int(rng.integers(50))
+        if slot in reference or rng.random() < 0.3:
+            slots.discard(slot)
+            reference.discard(slot)
+        else:
+            slots.add(slot)
+            reference.add(slot)
+        assert set(slots.items()) == reference and len(slots) == len(reference) and (slot in slots) == (slot in reference)
