@@ -116,7 +116,7 @@ class Learner:
         with progress("learning (transitions)", self.config.env_steps or self.config.capacity) as bar:
             while not (stop() or self._finished()):
                 self._receive()
-                if self.limiter.grant():
+                if self.limiter.grants():
                     self._update()
                 self._publish_if_due()
                 self._log_if_due()
@@ -128,16 +128,16 @@ class Learner:
 
     def _finished(self) -> bool:
         wanted = self.config.env_steps
-        return 0 < wanted <= self.limiter.stored and not self.limiter.due
+        return 0 < wanted <= self.limiter.stored and not self.limiter.grants()
 
     def _receive(self) -> None:
         """Store, insert, acknowledge; wait for data only when no update is due."""
-        patience = 0.0 if self.limiter.due else 0.02
+        patience = 0.0 if self.limiter.grants() else 0.02
         for delivery in self._link.receive(RECEIVE_AT_MOST, timeout=patience):
             self._store.append(delivery.record, delivery.actor, delivery.seq, delivery.packed)
             self._link.ack(delivery.actor, delivery.seq)
             if self._insert(delivery.record):
-                self.limiter.stored_online()
+                self.limiter.insert()
         self._report()
 
     def _insert(self, record: Record) -> bool:
@@ -154,6 +154,7 @@ class Learner:
         batches = self.replay.sample(self._rng, self.agent.config.batch, self.config.utd)
         self.state, self._pending = self.agent.update(self.state, batches)
         self.grad_steps += self.config.utd
+        self.limiter.done()
         self._report()
 
     def _check(self, metrics: dict[str, Any]) -> None:
@@ -236,7 +237,7 @@ class Learner:
             self.version = saved["version"] + VERSIONS_BETWEEN_CHECKPOINTS
             _rng_from_tree(self._rng, saved["rng"])
         # What came after the checkpoint is still to be learnt from.
-        self.limiter.stored_online(max(0, stored - self.limiter.stored))
+        self.limiter.insert(max(0, stored - self.limiter.stored))
 
     def _load_demonstrations(self) -> None:
         folder = self.config.demos or self.config.run_dir / "demos"
