@@ -12,13 +12,13 @@ import tyro
 
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation, Task
-from serl_core.policies import Blueprint, CheckpointPolicy
+from serl_core.policies import CheckpointPolicy
 from serl_core.processes import Child, children, serl
 from serl_core.progress import Progress, progress
-from serl_core.rollout import Identity, rollout
+from serl_core.rollout import Identity, Policy, rollout
 from serl_core.session import connected, make_env
 from serl_core.summary import Tally, write_json
-from serl_core.tasks import load_task
+from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import Record, Step
 
 FIRST_SEED = 10_000  # evaluation seeds from here up are used for nothing else
@@ -64,20 +64,25 @@ def server_options(task: Task, obs: Observation) -> list[str]:
     return ["--scene", task.scene, "--port", "0", "--truth-port", "0", "--clock", "lockstep", *cameras]
 
 
-def evaluate(policy: CheckpointPolicy, config: Config, robot: str, truth: str | None) -> Tally:
-    """Run the episodes and count."""
-    task = load_task(policy.blueprint.task)
+def evaluate(
+    policy: Policy,
+    task: Task,
+    obs: Observation,
+    address: tuple[str, str | None],
+    *,
+    episodes: int,
+    first_seed: int = FIRST_SEED,
+    operator: OperatorConfig | None = None,
+) -> Tally:
+    """Run the episodes at ``address`` (robot server, ground truth) and count; ``operator`` only to measure one."""
     tally = Tally()
-    with (
-        connected(task, policy.blueprint.obs, robot, truth) as session,
-        progress("evaluating", config.episodes) as bar,
-    ):
+    with connected(task, obs, *address) as session, progress("evaluating", episodes) as bar:
         rollout(
-            make_env(session, task, policy.blueprint.obs, operator=None, seed=0),
+            make_env(session, task, obs, operator, seed=first_seed),
             policy,
             [tally, Bar(bar, tally)],
             identity=Identity("eval"),
-            seeds=range(config.first_seed, config.first_seed + config.episodes),
+            seeds=range(first_seed, first_seed + episodes),
             stop=lambda: False,
         )
     return tally
@@ -89,13 +94,12 @@ def main(config: Config) -> int:
     if newest is None:
         raise ConfigError(f"no complete checkpoint in {config.run_dir / 'checkpoints'}: has this run been trained?")
     policy = CheckpointPolicy(newest)
-    blueprint: Blueprint = policy.blueprint
+    task, obs = policy.blueprint.load_task(), policy.blueprint.obs
     with contextlib.ExitStack() as stack:
-        robot, truth = config.robot, config.truth
-        if not robot:
-            task = load_task(blueprint.task)
-            robot, truth = stack.enter_context(simulated_server(task, blueprint.obs, config.run_dir / "logs"))
-        tally = evaluate(policy, config, robot, truth)
+        address = (config.robot, config.truth)
+        if not config.robot:
+            address = stack.enter_context(simulated_server(task, obs, config.run_dir / "logs"))
+        tally = evaluate(policy, task, obs, address, episodes=config.episodes, first_seed=config.first_seed)
     result = {**tally.evaluation(), "first_seed": config.first_seed, "checkpoint": newest.name}
     write_json(config.run_dir / "eval.json", result)
     steps = result["mean_success_steps"]
