@@ -69,6 +69,7 @@ class Task:
     limits: Limits
     expert: Expert
     privileged: Callable[[RobotState, Truth], np.ndarray]  # extra entries of "state" with --obs state
+    privileged_dim: int  # how many entries ``privileged`` returns: spaces are known before any robot is
     control_hz: float = 10.0
     axes: tuple[str, ...] = AXES  # which axes of the TCP twist the policy moves
     step_translation: float = 0.015  # m per step at action 1

@@ -1,0 +1,37 @@
+"""What every input device is to the rest: a twist and some buttons, read without waiting."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from robot_servers.interface import Array
+
+CLOSE, OPEN = 0, 1  # what the buttons do
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The state of a device.
+
+    ``twist`` (6,) float64 in [−1, 1], translation then rotation along the device's axes, which are
+    those of the TCP frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens
+    it; ``age`` s since the device last spoke.
+    """
+
+    twist: Array
+    buttons: tuple[bool, ...] = (False, False)
+    connected: bool = True
+    age: float = 0.0
+
+
+class Device(Protocol):
+    """An input device. Constructors open nothing."""
+
+    def reset(self) -> None:
+        """An episode begins."""
+        ...
+
+    def read(self) -> Reading:
+        """The newest reading, at once; never raises because the device is gone."""
+        ...
