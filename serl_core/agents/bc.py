@@ -18,7 +18,7 @@ import optax
 from flax import struct
 
 from serl_core.agents import grasp
-from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy, raw_key
+from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy, raw_key, tree_norm
 from serl_core.nets.encoders import Encoder, Normaliser, cameras_of, normaliser_for
 from serl_core.nets.heads import MLP, Activation
 
@@ -109,7 +109,7 @@ class BC:
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, state.normaliser, batch, dropout_key)
         changes, opt = self._optimiser.update(grads, state.opt)
         params: Any = optax.apply_updates(state.params, changes)
-        metrics["grad_norm"] = optax.global_norm(grads)
+        metrics["grad_norm"] = tree_norm(grads)
         return replace(state, params=params, opt=opt, key=key, steps=state.steps + 1), metrics
 
     def _loss(

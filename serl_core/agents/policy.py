@@ -74,6 +74,11 @@ def jit_policy(
     return act
 
 
+def tree_norm(tree: Any) -> jax.Array:
+    """Euclidean norm () of all entries of a pytree."""
+    return jnp.sqrt(sum((jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)), jnp.float32(0)))
+
+
 def tree_to_flat(tree: Any) -> dict[str, npt.NDArray[Any]]:
     """Any pytree of arrays, such as a whole train state, as flat names → numpy copies, for a checkpoint."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)

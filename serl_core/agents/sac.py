@@ -28,7 +28,7 @@ import optax
 from flax import struct
 
 from serl_core.agents import grasp
-from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy, raw_key
+from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy, raw_key, tree_norm
 from serl_core.nets.encoders import Encoder, Normaliser, cameras_of, normaliser_for
 from serl_core.nets.heads import Activation, ActorHead, DiscreteCritic, critic_ensemble, tanh_sample
 
@@ -196,7 +196,7 @@ class SAC:
         changes, critic_opt = self._optimiser.update(grads, state.critic_opt)
         critic: Any = optax.apply_updates(state.critic, changes)
         target: Any = optax.incremental_update(critic, state.target, self.config.tau)
-        metrics["critic_grad_norm"] = optax.global_norm(grads)
+        metrics["critic_grad_norm"] = tree_norm(grads)
         steps = state.critic_steps + 1
         state = replace(state, critic=critic, critic_opt=critic_opt, target=target, key=key, critic_steps=steps)
         return state, metrics
@@ -253,7 +253,7 @@ class SAC:
         slope = temperature * (entropy - self.target_entropy)  # of temperature · surplus, in log temperature
         change, temperature_opt = self._optimiser.update(slope, state.temperature_opt)
         metrics = {"actor_loss": loss, "entropy": entropy, "temperature": temperature}
-        metrics["actor_grad_norm"] = optax.global_norm(grads)
+        metrics["actor_grad_norm"] = tree_norm(grads)
         state = replace(
             state,
             actor=actor,

@@ -1,0 +1,88 @@
+from dataclasses import replace
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from serl_core.agents import grasp
+from serl_core.agents.sac import SAC, SACConfig, make_policy
+
+EXAMPLE = {"state": np.zeros(4, np.float32)}
+CONFIG = SACConfig(hidden=(32, 32), grasp=True)
+
+
+def batches(utd: int = 2, batch: int = 32) -> dict:
+    rng = np.random.default_rng(0)
+    obs = [{"state": rng.normal(size=(utd, batch, 4)).astype(np.float32)} for _ in range(2)]
+    return {
+        "obs": obs[0],
+        "next_obs": obs[1],
+        "action": rng.uniform(-1, 1, (utd, batch, 3)).astype(np.float32),
+        "reward": rng.normal(size=(utd, batch)).astype(np.float32),
+        "grasp_penalty": np.zeros((utd, batch), np.float32),
+        "discount": np.full((utd, batch), 0.9, np.float32),
+    }
+
+
+@cache
+def shared_agent() -> SAC:
+    return SAC(CONFIG, EXAMPLE, 3)
+
+
+def trained(**change: np.ndarray) -> dict:
+    agent = shared_agent()
+    state, _ = agent.update_critic(agent.init(jax.random.PRNGKey(0)), {**batches(), **change})
+    return state.critic
+
+
+def same(a: object, b: object) -> bool:
+    return all(np.array_equal(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True))
+
+
+def test_commands_and_choices_round_trip() -> None:
+    """Bug: close and open are swapped, or a half-hearted command counts as a toggle."""
+    commands = jnp.array([-1.0, -0.51, -0.5, 0.0, 0.5, 0.51, 1.0])
+    np.testing.assert_array_equal(grasp.choice_of(commands), [0, 0, 1, 1, 1, 2, 2])
+    np.testing.assert_array_equal(grasp.command_of(jnp.eye(3)), [-1, 0, 1])
+
+
+def test_double_dqn_target() -> None:
+    """Bug: the target network both chooses and rates, or the penalty is forgotten."""
+    online, target = jnp.array([[0.0, 5.0, 1.0]]), jnp.array([[9.0, 2.0, 7.0]])
+    got = grasp.double_dqn_target(jnp.ones(1), jnp.full(1, -0.25), jnp.full(1, 0.5), online, target)
+    np.testing.assert_allclose(got, [1 - 0.25 + 0.5 * 2])
+
+
+def test_the_penalty_reaches_the_gripper_critic_only() -> None:
+    """Bug: the arm critics pay for toggles they cannot cause."""
+    plain, fined = trained(), trained(grasp_penalty=np.full((2, 32), -0.5, np.float32))
+    assert same(plain["arm"], fined["arm"]) and not same(plain["grasp"], fined["grasp"])
+
+
+def test_the_arm_critics_never_see_the_gripper() -> None:
+    """Bug: the arm critics read a discrete action that the actor does not produce."""
+    action = batches()["action"].copy()
+    action[..., -1] = 1.0
+    plain, gripped = trained(), trained(action=action)
+    assert same(plain["arm"], gripped["arm"]) and not same(plain["grasp"], gripped["grasp"])
+
+
+def test_the_gripper_learns_when_to_close() -> None:
+    """Bug: executed commands are credited to the wrong choice."""
+    config = replace(CONFIG, learning_rate=1e-2)
+    agent, act = SAC(config, EXAMPLE, 3), make_policy(config, EXAMPLE, 3)
+    data = batches(4, 128)
+    near = data["obs"]["state"][..., 0] > 0
+    command = grasp.command_of(jax.random.normal(jax.random.PRNGKey(1), (4, 128, 3)))
+    data["action"][..., -1] = command
+    data["reward"] = (np.asarray(command) == np.where(near, -1, 1)).astype(np.float32)
+    data["discount"] = np.zeros((4, 128), np.float32)
+    state = agent.init(jax.random.PRNGKey(0))
+    for _ in range(60):
+        state, _ = agent.update(state, data)
+    params = agent.policy(state)
+    for sign in (-1.0, 1.0):
+        for explore in (True, False):
+            action = act(params, {"state": np.array([sign, 0, 0, 0], np.float32)}, jax.random.PRNGKey(0), explore)
+            assert action[-1] == -sign
