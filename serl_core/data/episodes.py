@@ -27,52 +27,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from robot_servers import wire
 from serl_core.data import mcap
-from serl_core.types import EpisodeStart, Record, Source, Step, record_from_tree, record_to_tree
+from serl_core.data.segments import SCHEMA_VERSION, Channel, Segment, Stored, StoreError, finish, read
+from serl_core.types import EpisodeStart, Record, Source, record_to_tree
 
-log = logging.getLogger(__name__)
-
-SCHEMA_VERSION = 1
-ENCODING = "x-serl-swb1"
-_SCHEMAS = {"EpisodeStart": 1, "Step": 2}
-_SOURCES: tuple[Source, ...] = ("online", "demo")
-
-
-class StoreError(Exception):
-    """The store cannot do what was asked; the text says why and what to do next."""
-
-
-@dataclass(frozen=True)
-class Channel:
-    """Whose records: actor session, "demo" or "online", "EpisodeStart" or "Step"."""
-
-    actor: str
-    source: str
-    kind: str
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One record as it lies in the store: ``seq`` is its number within the actor session."""
-
-    actor: str
-    seq: int
-    source: str
-    wall_time: float  # s since 1970, at storing
-    packed: mcap.Buffer
-
-    def record(self) -> Record:
-        """Decode it; arrays are read-only."""
-        return record_from_tree(wire.unpack(self.packed))
+__all__ = ["EpisodeStore", "StoreError", "Stored"]
 
 
 class EpisodeStore:
@@ -97,7 +63,7 @@ class EpisodeStore:
         self._now = now
         self._wall = wall
         self._lock_fd = -1
-        self._segment: _Segment | None = None
+        self._segment: Segment | None = None
         self._last: dict[str, int] = {}
         self._sources: dict[tuple[str, int], Source] = {}  # of the newest episode of each actor session
         self._synced = 0.0
@@ -110,6 +76,8 @@ class EpisodeStore:
 
     def open(self) -> EpisodeStore:
         """Become the writer: cut torn tails, find the highest number of each actor. Raises `StoreError`."""
+        if self._lock_fd >= 0:
+            return self
         self.root.mkdir(parents=True, exist_ok=True)
         self._lock_fd = os.open(self.root / "writer.lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
@@ -119,7 +87,7 @@ class EpisodeStore:
             self._lock_fd = -1
             raise StoreError(f"{self.root}: another process writes here; stop it or choose another run") from error
         for path in self._paths():
-            _finish(path)
+            finish(path)
         for path in self._paths():
             self._skim(path)
         self._synced = self._now()
@@ -175,7 +143,7 @@ class EpisodeStore:
     def stored(self, source: Source | None = None) -> Iterator[Stored]:
         """Like `records`, with the number, the source and the time of storing; decoded only on demand."""
         for path in self._paths():
-            yield from _read(path, source)
+            yield from read(path, source)
 
     def _paths(self) -> list[Path]:
         return sorted(self.root.glob("[0-9]*.mcap"))
@@ -188,13 +156,13 @@ class EpisodeStore:
             self._sources[key] = record.source
         return self._sources.get(key, "online")
 
-    def _writable(self) -> _Segment:
+    def _writable(self) -> Segment:
         if self._segment is not None and self._segment.size >= self._segment_bytes:
             self._end_segment()
         if self._segment is None:
             number = max((int(path.stem) for path in self._paths()), default=0) + 1
             pairs = {"schema": str(SCHEMA_VERSION), "created": _iso(self._wall()), "meta": json.dumps(self._meta)}
-            self._segment = _Segment(self.root / f"{number:06d}.mcap", pairs)
+            self._segment = Segment(self.root / f"{number:06d}.mcap", pairs)
             _sync_directory(self.root)
         return self._segment
 
@@ -209,173 +177,12 @@ class EpisodeStore:
         The source of an episode that is still running is needed too: its next steps follow.
         """
         newest: dict[str, Stored] = {}
-        for item in _read(path, None, starts_only=True):
+        for item in read(path, None, starts_only=True):
             self._last[item.actor] = max(item.seq, self._last.get(item.actor, 0))
             if len(item.packed):
                 newest[item.actor] = item
         for item in newest.values():
             self._source(item.record())
-
-
-@dataclass
-class _Segment:
-    """The file being written."""
-
-    path: Path
-    pairs: Mapping[str, str]
-    size: int = 0
-    _channels: dict[Channel, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        declarations = mcap.metadata("serl.store", self.pairs)
-        for kind in (EpisodeStart, Step):
-            text = kind.__doc__ or ""
-            declarations += mcap.schema(_SCHEMAS[kind.__name__], f"serl.{kind.__name__}", "x-rst", text)
-        self._write([mcap.header("serl_core"), mcap.chunk(declarations)])
-
-    def append(self, channel: Channel, seq: int, time_ns: int, data: mcap.Buffer) -> None:
-        number = self._channels.get(channel)
-        declaration = b""
-        if number is None:
-            number = len(self._channels) + 1
-            topic = f"/{channel.source}/{channel.actor}/{channel.kind}"
-            pairs = {"actor": channel.actor, "source": channel.source, "kind": channel.kind}
-            declared = mcap.channel(number, _SCHEMAS[channel.kind], topic, ENCODING, pairs)
-            declaration = mcap.chunk(declared)
-        head = mcap.message_chunk_head(mcap.Message(number, seq, time_ns, data))
-        self._write([declaration, head, data])
-        self._channels[channel] = number
-
-    def sync(self) -> None:
-        os.fdatasync(self._fd)
-
-    def end(self) -> None:
-        self._write([mcap.ending()])
-        os.fsync(self._fd)
-        os.close(self._fd)
-
-    def _write(self, parts: list[mcap.Buffer]) -> None:
-        """All of it or nothing: a disk that fills up half-way leaves the file as it was."""
-        try:
-            write_all(self._fd, parts)
-        except OSError as error:
-            os.ftruncate(self._fd, self.size)
-            os.lseek(self._fd, self.size, os.SEEK_SET)
-            raise StoreError(f"{self.path}: cannot write ({error}); free space on this disk") from error
-        self.size += sum(len(part) for part in parts)
-
-
-def write_all(fd: int, parts: list[mcap.Buffer]) -> None:
-    """Write ``parts`` one after the other. Raises OSError; then some of it may have been written."""
-    total = sum(len(part) for part in parts)
-    written = os.writev(fd, parts)
-    if written < total:  # the disk is nearly full: the rest, which most likely raises
-        rest = memoryview(b"".join(parts))[written:]
-        while len(rest):
-            rest = rest[os.write(fd, rest) :]
-
-
-def _read(path: Path, source: Source | None, starts_only: bool = False) -> Iterator[Stored]:
-    """The records of one file up to its end or its torn tail.
-
-    ``starts_only`` reads the data of episode starts only, and leaves ``packed`` of steps empty.
-    """
-    channels: dict[int, Channel] = {}
-    with path.open("rb") as file:
-        fd = file.fileno()
-        for offset, length in _chunks(fd):
-            head = os.pread(fd, mcap.SKIM, offset)
-            message = _skimmed(head)
-            wanted = message is None or not starts_only or _is_start(channels.get(message.channel))
-            try:
-                if wanted:
-                    message = _parse(os.pread(fd, length, offset), channels)
-            except mcap.McapError as error:
-                log.error("%s: record at byte %d is damaged and left out: %s", path, offset, error)
-                continue
-            channel = channels.get(message.channel) if message else None
-            if message and channel and source in (None, channel.source):
-                yield Stored(channel.actor, message.sequence, channel.source, message.log_time / 1e9, message.data)
-
-
-def _is_start(channel: Channel | None) -> bool:
-    return channel is not None and channel.kind == "EpisodeStart"
-
-
-def _chunks(fd: int) -> Iterator[tuple[int, int]]:
-    """``(offset, length)`` of each complete chunk record, header included."""
-    size = os.fstat(fd).st_size
-    if os.pread(fd, len(mcap.MAGIC), 0) != mcap.MAGIC:
-        return
-    offset = len(mcap.MAGIC)
-    while offset + mcap.RECORD.size <= size:
-        opcode, length = mcap.RECORD.unpack(os.pread(fd, mcap.RECORD.size, offset))
-        if opcode not in (mcap.HEADER, mcap.CHUNK) or offset + mcap.RECORD.size + length > size:
-            return
-        if opcode == mcap.CHUNK:
-            yield offset, mcap.RECORD.size + length
-        offset += mcap.RECORD.size + length
-
-
-def _skimmed(head: bytes) -> mcap.Message | None:
-    """The head of the message in a chunk, without its data; None for a chunk of declarations."""
-    inner = mcap.RECORD.size + mcap.CHUNK_HEAD.size
-    if len(head) < mcap.SKIM or head[inner] != mcap.MESSAGE:
-        return None
-    return mcap.parse_message(head[inner + mcap.RECORD.size :])
-
-
-def _parse(chunk: bytes, channels: dict[int, Channel]) -> mcap.Message | None:
-    """The message in a chunk; declared channels are added to ``channels``."""
-    message = None
-    for opcode, content in mcap.split(mcap.chunk_records(memoryview(chunk)[mcap.RECORD.size :])):
-        if opcode == mcap.CHANNEL:
-            number, pairs = mcap.parse_channel(content)
-            channels[number] = Channel(pairs.get("actor", ""), pairs.get("source", ""), pairs.get("kind", ""))
-        elif opcode == mcap.METADATA:
-            _check_schema(mcap.parse_metadata(content)[1])
-        elif opcode == mcap.MESSAGE:
-            message = mcap.parse_message(content)
-    return message
-
-
-def _check_schema(pairs: Mapping[str, str]) -> None:
-    if pairs.get("schema") != str(SCHEMA_VERSION):
-        raise StoreError(f"store of schema {pairs.get('schema')}; this release reads {SCHEMA_VERSION}")
-
-
-def _finish(path: Path) -> None:
-    """Give a file that was never closed its proper end, after the last intact chunk."""
-    with path.open("r+b") as file:
-        fd = file.fileno()
-        size = os.fstat(fd).st_size
-        end = len(mcap.ending())
-        if size > end and os.pread(fd, end, size - end) == mcap.ending():
-            return
-        intact = _intact(fd)
-        if intact < size:
-            torn = path.with_suffix(".torn")
-            torn.write_bytes(os.pread(fd, size - intact, intact))
-            log.warning("%s: %d bytes after a crash cut to %s", path, size - intact, torn.name)
-        os.ftruncate(fd, intact)
-        os.lseek(fd, intact, os.SEEK_SET)
-        write_all(fd, [mcap.ending()] if intact else [mcap.header("serl_core"), mcap.ending()])
-        os.fsync(fd)
-
-
-def _intact(fd: int) -> int:
-    """Where the last chunk of the unbroken beginning ends."""
-    intact = len(mcap.header("serl_core"))
-    if os.pread(fd, intact, 0) != mcap.header("serl_core"):
-        return 0
-    for offset, length in _chunks(fd):
-        try:
-            mcap.chunk_records(memoryview(os.pread(fd, length, offset))[mcap.RECORD.size :])
-        except mcap.McapError:
-            return intact
-        intact = offset + length
-    return intact
 
 
 def _iso(wall: float) -> str:

@@ -12,20 +12,15 @@ A full inbox stops the reading, so that the pressure reaches the actors' spools;
 from __future__ import annotations
 
 import logging
-import math
 import threading
-import time
-import zlib
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-
-import zmq
 
 from robot_servers import wire
 from serl_core.link import protocol
-from serl_core.link.protocol import LinkError, Waker
+from serl_core.link.porter import Porter, Session, Shared, is_full, press
+from serl_core.link.protocol import LinkError
 from serl_core.types import Record, record_from_tree
 
 log = logging.getLogger(__name__)
@@ -53,49 +48,6 @@ class LearnerStatus:
     lost: int
 
 
-@dataclass
-class _Session:
-    """``stored`` and ``expected`` number of one actor session; ``peer`` is who sent it last."""
-
-    stored: int
-    expected: int
-    peer: bytes = b""
-    asked: float = -1e9  # when a resend was asked for
-    unreadable: set[int] = field(default_factory=set)
-
-
-@dataclass
-class _Peer:
-    actor: str
-    sessions: set[str]
-    heard: float
-    version: int  # of the weights it holds
-    under_way: int | None = None  # version sent and not yet confirmed
-    sent_at: float = 0.0
-
-
-@dataclass
-class _Shared:
-    """What the learner's loop and the threads exchange, under ``changed``."""
-
-    changed: threading.Condition = field(default_factory=threading.Condition)
-    inbox: deque[tuple[str, int, memoryview]] = field(default_factory=deque)
-    inbox_bytes: int = 0
-    sessions: dict[str, _Session] = field(default_factory=dict)
-    dirty: set[str] = field(default_factory=set)  # sessions with news about `stored`
-    report: dict[str, Any] = field(default_factory=dict)
-    report_changed: bool = False
-    to_press: tuple[int, Any, Any] | None = None
-    pressed: tuple[int, list[wire.Buffer]] | None = None
-    published: int = -1
-    peers: tuple[str, ...] = ()
-    received: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    lost: int = 0
-    stopping: bool = False
-
-
 class LearnerLink:
     """Serves any number of actors on ``address``. Nothing is opened before `bind` (or ``with``).
 
@@ -113,9 +65,9 @@ class LearnerLink:
     ) -> None:
         protocol.check_address(address, insecure)
         self.address = address
-        self._shared = _Shared(sessions={name: _Session(seq, seq + 1) for name, seq in (stored or {}).items()})
+        self._shared = Shared(sessions={name: Session(seq, seq + 1) for name, seq in (stored or {}).items()})
         self._limits = (inbox_records, inbox_bytes)
-        self._porter: _Porter | None = None
+        self._porter: Porter | None = None
         self._press: threading.Thread | None = None
 
     def __enter__(self) -> LearnerLink:
@@ -126,10 +78,12 @@ class LearnerLink:
 
     def bind(self) -> LearnerLink:
         """Start serving. Raises `LinkError` if the address is taken. A port of ``*`` picks a free one."""
-        self._porter = _Porter(self.address, self._shared, self._limits)
+        if self._porter:
+            return self
+        self._porter = Porter(self.address, self._shared, self._limits)
         self.address = self._porter.address
         self._porter.thread.start()
-        self._press = threading.Thread(target=_press, args=(self._shared, self._porter.waker), daemon=True)
+        self._press = threading.Thread(target=press, args=(self._shared, self._porter.waker), daemon=True)
         self._press.start()
         return self
 
@@ -142,7 +96,7 @@ class LearnerLink:
         with shared.changed:
             shared.changed.wait_for(lambda: bool(shared.inbox), timeout)
             taken = [shared.inbox.popleft() for _ in range(min(max_records, len(shared.inbox)))]
-            was_full = _is_full(shared, self._limits)
+            was_full = is_full(shared, self._limits)
             shared.inbox_bytes -= sum(len(payload) for _, _, payload in taken)
         if was_full:
             self._wake()
@@ -151,7 +105,9 @@ class LearnerLink:
     def ack(self, actor: str, seq: int) -> None:
         """Everything of ``actor`` up to ``seq`` is stored: its spool may forget it."""
         with self._shared.changed:
-            session = self._shared.sessions[actor]
+            session = self._shared.sessions.get(actor)
+            if session is None or seq >= session.expected:
+                raise LinkError(f"{actor}: record {seq} was never received; acknowledge only what receive() gave")
             session.stored = max(session.stored, seq)
             while session.stored + 1 in session.unreadable:
                 session.stored += 1
@@ -215,264 +171,3 @@ class LearnerLink:
             stored = session.stored
         self.ack(actor, stored)  # moves on over it once all before it are stored
         return None
-
-
-def _is_full(shared: _Shared, limits: tuple[int, int]) -> bool:
-    return len(shared.inbox) >= limits[0] or shared.inbox_bytes >= limits[1]
-
-
-def _press(shared: _Shared, waker: Waker) -> None:
-    """Serialise the newest weights, once for all actors."""
-    while True:
-        with shared.changed:
-            shared.changed.wait_for(lambda: shared.stopping or shared.to_press is not None)
-            if shared.stopping or shared.to_press is None:
-                return
-            (version, params, meta), shared.to_press = shared.to_press, None
-        try:
-            frames = wire.encode({"params": params, "meta": meta})
-        except wire.WireError as error:
-            log.error("weights %d cannot be sent and are left out: %s", version, error)
-            continue
-        head = protocol.message(protocol.WEIGHTS, version=version, crc=protocol.checksum(frames))
-        with shared.changed:
-            shared.pressed = (version, [*head, *frames])
-        waker.wake()
-
-
-class _Porter:
-    """The thread that owns the socket.
-
-    ::
-
-        every round:  receive, unless the inbox is full ▸ acks ▸ report ▸ weights ▸ heartbeat
-
-    An actor has at most one weights message under way, so that a slow one always gets the newest next.
-    """
-
-    PATIENCE = 5.0  # s until a silent actor is forgotten (its hello brings it back) or weights are sent again
-
-    def __init__(self, address: str, shared: _Shared, limits: tuple[int, int]) -> None:
-        self._shared = shared
-        self._limits = limits
-        self._peers: dict[bytes, _Peer] = {}
-        self._next_beat = 0.0
-        self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.RCVHWM, 64)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BYTES)
-        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-        try:
-            self._socket.bind(address)
-        except zmq.ZMQError as error:
-            self._context.destroy(linger=0)
-            raise LinkError(f"cannot listen on {address}: {error}; is another learner running?") from error
-        self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
-        self.waker = Waker()
-        self.thread = threading.Thread(target=self._run, name="link-porter", daemon=True)
-
-    def stop(self) -> None:
-        self.waker.wake()
-        self.thread.join()
-        self._socket.close(linger=200)
-        self._context.term()
-        self.waker.close()
-
-    def _run(self) -> None:
-        while not self._shared.stopping:
-            try:
-                self._round(time.monotonic())
-            except (OSError, zmq.ZMQError) as error:
-                log.exception("link at %s: %s; going on", self.address, error)
-                time.sleep(0.1)
-        self._send_acks()
-
-    def _round(self, now: float) -> None:
-        full = _is_full(self._shared, self._limits)
-        poller = zmq.Poller()
-        poller.register(self.waker.fileno(), zmq.POLLIN)
-        poller.register(self._socket, 0 if full else zmq.POLLIN)
-        poller.poll(math.ceil(max(0.0, self._next_beat - now) * 1000))
-        self.waker.drain()
-        if not full:
-            self._receive_some()
-        self._send_acks()
-        self._send_report(time.monotonic())
-        self._send_weights()
-
-    def _receive_some(self) -> None:
-        for _ in range(16):  # then answer
-            if not self._socket.poll(0):
-                return
-            ident, *frames = self._socket.recv_multipart(copy=False)
-            self._handle(ident.bytes, [frame.buffer for frame in frames])
-
-    # ── what actors say ──────────────────────────────────────────────────────────────────────────
-
-    def _handle(self, ident: bytes, frames: list[memoryview]) -> None:
-        handlers: dict[bytes, Callable[[bytes, list[memoryview]], None]] = {
-            protocol.HELLO: self._on_hello,
-            protocol.DATA: self._on_data,
-            protocol.PING: self._on_ping,
-        }
-        try:
-            handler = handlers.get(bytes(frames[0][:16])) if len(frames) > 1 else None
-            if handler is None:
-                raise wire.WireError("neither hello nor data nor ping")
-            handler(ident, frames[1:])
-        except wire.WireError as error:
-            self._reject(ident, str(error))
-
-    def _reject(self, ident: bytes, why: str) -> None:
-        with self._shared.changed:
-            self._shared.rejected += 1
-        peer = self._peers.get(ident)
-        log.error("message of %s rejected: %s", peer.actor if peer else "an unknown peer", why)
-
-    def _on_hello(self, ident: bytes, frames: list[memoryview]) -> None:
-        hello = protocol.fields_of(frames[0], protocol=int)
-        if hello["protocol"] != protocol.PROTOCOL:
-            text = f"this actor speaks link protocol {hello['protocol']}, the learner {protocol.PROTOCOL}"
-            self._say(ident, protocol.message(protocol.REFUSED, text=f"{text}; install the same release on both"))
-            return self._reject(ident, text)
-        hello = protocol.fields_of(frames[0], actor=str, sessions=dict, version=int)
-        sessions = _checked(hello["sessions"])
-        fresh = ident not in self._peers
-        self._peers[ident] = _Peer(hello["actor"], set(sessions), time.monotonic(), hello["version"])
-        if fresh:
-            log.info("actor %s is here", hello["actor"])
-        self._share_peers()
-        stored = {name: self._begin(ident, name, first) for name, (first, _) in sessions.items()}
-        self._say(ident, protocol.message(protocol.WELCOME, protocol=protocol.PROTOCOL, stored=stored))
-        self._say(ident, protocol.message(protocol.REPORT, report=self._shared.report, stored=stored))
-        self._warn_of_old_weights(self._peers[ident])
-
-    def _begin(self, ident: bytes, name: str, first: int) -> int:
-        """Be ready for session ``name``, whose oldest record is ``first``; what is stored of it."""
-        with self._shared.changed:
-            session = self._shared.sessions.setdefault(name, _Session(0, 1))
-            session.peer = ident
-            session.asked = -1e9
-            if first > session.expected:
-                self._shared.lost += first - session.expected
-                log.warning("%s: records %d to %d are nowhere any more", name, session.expected, first - 1)
-                session.expected = first
-                session.stored = max(session.stored, first - 1)
-            return session.stored
-
-    def _on_data(self, ident: bytes, frames: list[memoryview]) -> None:
-        head = protocol.fields_of(frames[0], session=str, seq=int, crc=int)
-        peer = self._peers.get(ident)
-        if peer is None or head["session"] not in peer.sessions:
-            return self._say(ident, protocol.message(protocol.WHO))
-        peer.heard = time.monotonic()
-        if len(frames) != 2 or zlib.crc32(frames[1]) != head["crc"]:
-            self._ask_again(ident, head["session"])
-            raise wire.WireError(f"record {head['seq']} arrived damaged")
-        self._accept(ident, head["session"], head["seq"], frames[1])
-
-    def _accept(self, ident: bytes, name: str, seq: int, payload: memoryview) -> None:
-        shared = self._shared
-        session = shared.sessions[name]
-        if seq > session.expected:
-            return self._ask_again(ident, name)
-        with shared.changed:
-            if seq < session.expected:
-                shared.duplicates += 1
-                shared.dirty.add(name)
-                return
-            session.expected += 1
-            session.peer = ident
-            shared.inbox.append((name, seq, payload))
-            shared.inbox_bytes += len(payload)
-            shared.received += 1
-            shared.changed.notify_all()
-
-    def _ask_again(self, ident: bytes, name: str) -> None:
-        session = self._shared.sessions[name]
-        now = time.monotonic()
-        if now - session.asked > 0.5:  # the answer is under way
-            session.asked = now
-            self._say(ident, protocol.message(protocol.RESEND, session=name, seq=session.expected))
-
-    def _on_ping(self, ident: bytes, frames: list[memoryview]) -> None:
-        peer = self._peers.get(ident)
-        if peer is None:
-            return self._say(ident, protocol.message(protocol.WHO))
-        ping = protocol.fields_of(frames[0], version=int)
-        peer.heard = time.monotonic()
-        peer.version = ping["version"]
-        if ping.get("got") == peer.under_way:
-            peer.under_way = None
-
-    # ── what the learner says ────────────────────────────────────────────────────────────────────
-
-    def _say(self, ident: bytes, frames: list[wire.Buffer]) -> None:
-        """Never waits: what a stuck or vanished actor does not take is dropped, and repeated by heartbeats."""
-        self._socket.send_multipart([ident, *frames], copy=False)
-
-    def _send_acks(self) -> None:
-        with self._shared.changed:
-            dirty, self._shared.dirty = self._shared.dirty, set()
-            news: dict[bytes, dict[str, int]] = {}
-            for name in dirty:
-                session = self._shared.sessions[name]
-                news.setdefault(session.peer, {})[name] = session.stored
-        for ident, stored in news.items():
-            if ident in self._peers:
-                self._say(ident, protocol.message(protocol.ACK, stored=stored))
-
-    def _send_report(self, now: float) -> None:
-        beat = now >= self._next_beat
-        with self._shared.changed:
-            due = beat or self._shared.report_changed
-            self._shared.report_changed = False
-            report = self._shared.report
-            stored = {name: session.stored for name, session in self._shared.sessions.items()} if due else {}
-        if beat:
-            self._next_beat = now + protocol.BEAT
-            self._forget_silent(now)
-        for ident, peer in list(self._peers.items()) if due else []:
-            mine = {name: stored[name] for name in peer.sessions} if beat else {}
-            self._say(ident, protocol.message(protocol.REPORT, report=report, stored=mine))
-
-    def _send_weights(self) -> None:
-        if self._shared.pressed is None:
-            return
-        version, frames = self._shared.pressed
-        now = time.monotonic()
-        for ident, peer in self._peers.items():
-            stuck = peer.under_way is not None and now - peer.sent_at < self.PATIENCE
-            if peer.version < version and not stuck:
-                peer.under_way, peer.sent_at = version, now
-                self._say(ident, frames)
-
-    def _warn_of_old_weights(self, peer: _Peer) -> None:
-        if peer.version > self._shared.published >= 0:
-            log.warning(
-                "actor %s holds weights %d, this learner has only published %d: it keeps its own. "
-                "Resume the learner from its checkpoint, or restart the actor",
-                peer.actor, peer.version, self._shared.published,
-            )  # fmt: skip
-
-    def _forget_silent(self, now: float) -> None:
-        full = _is_full(self._shared, self._limits)
-        silent = [ident for ident, peer in self._peers.items() if now - peer.heard > self.PATIENCE]
-        for ident in [] if full else silent:  # while nothing is read, silence means nothing
-            log.warning("actor %s is silent; waiting for it to come back", self._peers.pop(ident).actor)
-        self._share_peers()
-
-    def _share_peers(self) -> None:
-        with self._shared.changed:
-            self._shared.peers = tuple(peer.actor for peer in self._peers.values())
-
-
-def _checked(sessions: Mapping[Any, Any]) -> dict[str, tuple[int, int]]:
-    """``sessions`` of a hello. Raises `wire.WireError` unless each is ``name: [first, last]``."""
-    checked: dict[str, tuple[int, int]] = {}
-    for name, span in sessions.items():
-        whole = isinstance(span, list) and len(span) == 2 and all(type(seq) is int for seq in span)
-        if not whole or not 0 < len(name) <= 128 or not 1 <= span[0] <= span[1] + 1 < 1 << 32:
-            raise wire.WireError(f"session {name!r:.80} without its first and last number")
-        checked[name] = (span[0], span[1])
-    return checked

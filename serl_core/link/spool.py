@@ -23,7 +23,7 @@ import threading
 import zlib
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,10 +174,17 @@ class Spool:
             found.setdefault(self._session, [self._seq + 1, self._seq])
             return found
 
-    def release(self, position: int) -> None:
-        """Entries below ``position`` are stored elsewhere; their files may go."""
+    def release(self, stored: Mapping[str, int]) -> None:
+        """Of each session, the entries up to that number are stored elsewhere; their files may go.
+
+        Only from the oldest entry on: what waits before a stored entry keeps that one here, too.
+        """
         with self._mutex:
-            self._released = max(self._released, min(position, self.end))
+            for segment in self._segments:
+                done = stored.get(segment.session, 0) + 1 - segment.base
+                self._released = max(self._released, segment.first + min(max(done, 0), segment.count))
+                if self._released < segment.end:
+                    break
             self._drop_released(keep_writing=True)
             if self._segments and self._segments[0].first < self._released:
                 head = self._segments[0]
