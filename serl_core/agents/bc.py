@@ -74,17 +74,13 @@ class BC:
         self._encoder = Encoder(cameras_of(example_obs))
         self._head = _Head(config, self._arm_dim)
         self._optimiser = optax.adam(config.learning_rate)
+        self._init = jax.jit(self._init_impl)
         self._update = jax.jit(self._update_impl, donate_argnums=0)
         self._policy = jax.jit(self._policy_impl)
 
     def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> BCState:
         """A fresh state; without a normaliser "state" is used as it is."""
-        own = jax.tree.map(lambda x: jnp.array(x, copy=True), normaliser_for(self._example, normaliser))
-        encoder_key, head_key, run_key = jax.random.split(raw_key(key), 3)
-        z, encoder = self._encoder.init_with_output(encoder_key, self._example)
-        head = self._head.init(head_key, z)["params"]
-        params = {"encoder": encoder.get("params", {}), "head": head}
-        return BCState(params, self._optimiser.init(params), own, run_key, jnp.int32(0))
+        return self._init(raw_key(key), normaliser_for(self._example, normaliser))
 
     def update(self, state: BCState, batches: Batch) -> tuple[BCState, Metrics]:
         """One update per minibatch; batches lead with (updates, batch). Donates ``state``."""
@@ -93,6 +89,14 @@ class BC:
     def policy(self, state: BCState) -> PolicyParams:
         """A copy of what acting needs."""
         return self._policy(state)
+
+    def _init_impl(self, key: jax.Array, normaliser: Normaliser) -> BCState:
+        own = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), normaliser)
+        encoder_key, head_key, run_key = jax.random.split(key, 3)
+        z, encoder = self._encoder.init_with_output(encoder_key, self._example)
+        head = self._head.init(head_key, z)["params"]
+        params = {"encoder": encoder.get("params", {}), "head": head}
+        return BCState(params, self._optimiser.init(params), own, run_key, jnp.int32(0))
 
     def _update_impl(self, state: BCState, batches: Batch) -> tuple[BCState, Metrics]:
         state, metrics = jax.lax.scan(self._step, state, {name: batches[name] for name in ("obs", "action")})

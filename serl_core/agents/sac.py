@@ -122,6 +122,7 @@ class SAC:
         self.target_entropy = -action_dim / 2 if entropy is None else entropy
         self._optimiser = optax.adam(config.learning_rate)
         self.traces = 0  # how often an update was compiled
+        self._init = jax.jit(self._init_impl)
         self._update = jax.jit(self._update_impl, donate_argnums=0)
         self._update_critic = jax.jit(self._update_critic_impl, donate_argnums=0)
         self._policy = jax.jit(self._policy_impl)
@@ -129,7 +130,7 @@ class SAC:
     def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> TrainState:
         """A fresh state; without a normaliser "state" is used as it is."""
         normaliser = normaliser_for(self._example, normaliser)
-        return jax.jit(self._init_impl)(raw_key(key), normaliser)
+        return self._init(raw_key(key), normaliser)
 
     def update(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
         """One critic update per minibatch, then one actor and temperature update on the last. Donates ``state``.
