@@ -15,8 +15,8 @@ from serl_core.data.episodes import EpisodeStore, StoreError
 from serl_core.types import EpisodeStart, Step, record_to_tree
 
 
-def write(root: Path, count: int, actor: str = "a", **options: int) -> None:
-    with EpisodeStore(root, {"task": "count"}, **options) as store:
+def write(root: Path, count: int, actor: str = "a", segment_bytes: int = 1 << 30) -> None:
+    with EpisodeStore(root, {"task": "count"}, segment_bytes=segment_bytes) as store:
         for number in range(count):
             store.append(step(actor, 0, number))
 

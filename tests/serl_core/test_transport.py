@@ -111,7 +111,7 @@ def test_a_learner_that_restarts_misses_and_repeats_nothing(tmp_path: Path) -> N
             running = Learner(address, tmp_path / "store")
             for number in range(200):
                 link.send(step(link.session, life, number))
-            assert eventually(lambda: running.link.status().received > 50)
+            assert eventually(lambda end=running.link: end.status().received > 50)
             running.close()
         with learner(address, tmp_path / "store"):
             assert link.wait_drained(10.0)
