@@ -1,3 +1,5 @@
+# MuJoCo's compiled modules carry no type information:
+# pyright: reportAttributeAccessIssue=false
 """Renders a simulated scene in a process of its own: a rendering thread would stall the physics.
 
 The physics offers a snapshot at most ``FPS`` times a second, and only when the last one has come back,
@@ -8,6 +10,7 @@ Messages are raw arrays: positions one way, pixels the other.
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections.abc import Mapping
 from multiprocessing.connection import Connection
 
@@ -15,7 +18,7 @@ import mujoco
 import numpy as np
 
 from robot_servers.cameras.simulated import RenderingUnavailable, SimulatedCameras
-from robot_servers.interface import Frame, Image, RobotError
+from robot_servers.interface import Frame, RobotError
 from robot_servers.scenes import load_scene
 
 FPS = 30.0
@@ -37,7 +40,8 @@ def _restore(message: bytes, model: mujoco.MjModel, data: mujoco.MjData) -> None
 
 
 def _serve(pipe: Connection, scene: str, names: tuple[str, ...], size: tuple[int, int]) -> None:
-    """Body of the rendering process; ends when the pipe closes."""
+    """Body of the rendering process; ends when the pipe closes, so Ctrl-C is left to the other end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     model = load_scene(scene).build()
     data = mujoco.MjData(model)
     try:
@@ -51,7 +55,7 @@ def _serve(pipe: Connection, scene: str, names: tuple[str, ...], size: tuple[int
             while True:
                 _restore(pipe.recv_bytes(), model, data)
                 pipe.send_bytes(b"".join(image.tobytes() for image in cameras.render(data).values()))
-        except (EOFError, BrokenPipeError, ConnectionResetError, KeyboardInterrupt):
+        except (EOFError, BrokenPipeError, ConnectionResetError):
             return
 
 
@@ -67,19 +71,28 @@ class ProcessRig:
         self._sent: float | None = None  # time of the snapshot on its way
         self._last = -np.inf
         self._number = 0
+        self._failure = ""
 
     def open(self) -> None:
         """Start the process. Raises `RenderingUnavailable` if it cannot render, `RobotError` if it does not start."""
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         arguments = (theirs, self._scene, self._names, self._size)
-        self._process = context.Process(target=_serve, args=arguments, name="cameras", daemon=True)
-        self._process.start()
+        process = context.Process(target=_serve, args=arguments, name="cameras", daemon=True)
+        process.start()
+        self._process = process
         theirs.close()
-        answer = self._receive(START_TIMEOUT)
+        answer = self._greeting()
         if answer[:1] != OK:
             self.close()
             raise RenderingUnavailable(answer[1:].decode())
+
+    def _greeting(self) -> bytes:
+        try:
+            return self._receive(START_TIMEOUT)
+        except RobotError:
+            self.close()
+            raise
 
     def close(self) -> None:
         if self._pipe is not None:
@@ -92,12 +105,20 @@ class ProcessRig:
             self._process = None
 
     def offer(self, data: mujoco.MjData, time: float) -> None:
-        self._collect(0.0)
-        if self._sent is None and time - self._last >= 1.0 / FPS:
-            self._send(data, time)
+        """Never waits and never raises: a dead camera must not stop the arm's control, it fails in `frames`."""
+        if self._failure:
+            return
+        try:
+            self._collect(0.0)
+            if self._sent is None and time - self._last >= 1.0 / FPS:
+                self._send(data, time)
+        except RobotError as error:
+            self._failure = str(error)
 
     def frames(self, data: mujoco.MjData, time: float) -> dict[str, Frame]:
-        """The newest pictures; only the very first call waits for them."""
+        """The newest pictures; only the very first call waits for them. Raises `RobotError` once the process died."""
+        if self._failure:
+            raise RobotError(self._failure)
         if not self._frames:
             if self._sent is None:
                 self._send(data, time)
@@ -107,21 +128,21 @@ class ProcessRig:
     def _send(self, data: mujoco.MjData, time: float) -> None:
         if self._pipe is None:
             raise RobotError("the simulated cameras are closed: call connect()")
-        self._pipe.send_bytes(_snapshot(data, self._model))
+        try:
+            self._pipe.send_bytes(_snapshot(data, self._model))
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise RobotError("the rendering process ended; its error is above. Restart the server") from error
         self._sent = self._last = time
 
     def _collect(self, timeout: float) -> None:
-        if self._sent is None or (timeout == 0.0 and self._pipe is not None and not self._pipe.poll()):
+        """Take the pictures on their way, if there are any, waiting up to ``timeout`` s for them."""
+        if self._sent is None or self._pipe is None or (timeout == 0.0 and not self._pipe.poll()):
             return
         message = self._receive(timeout)
         images = np.frombuffer(message, np.uint8).reshape(len(self._names), *self._size, 3)
         self._number += 1
-        self._frames = {name: self._frame(image) for name, image in zip(self._names, images, strict=True)}
-        self._sent = None
-
-    def _frame(self, image: Image) -> Frame:
-        assert self._sent is not None
-        return Frame(image, self._sent, self._number)
+        sent, self._sent = self._sent, None
+        self._frames = {name: Frame(image, sent, self._number) for name, image in zip(self._names, images, strict=True)}
 
     def _receive(self, timeout: float) -> bytes:
         """The next message. Raises `RobotError` if the process ended or does not answer in time."""
@@ -132,5 +153,4 @@ class ProcessRig:
             reason = f"did not answer within {timeout:.0f} s"
         except (EOFError, ConnectionResetError):
             reason = "ended"
-        self.close()
         raise RobotError(f"the rendering process {reason}; its error is above. Restart the server")

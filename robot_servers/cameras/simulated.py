@@ -1,3 +1,5 @@
+# MuJoCo's compiled modules carry no type information:
+# pyright: reportAttributeAccessIssue=false
 """Cameras of a simulated scene, rendered in software where there is no display and no GPU.
 
 Shadows and multisampling cost 10 to 20 times the picture itself in software, so both are off.
@@ -73,6 +75,14 @@ def _keep() -> None:
     """OSMesa contexts need no release."""
 
 
+def check_cameras(model: mujoco.MjModel, names: tuple[str, ...]) -> None:
+    """Raises `RobotError` with the scene's cameras if one of ``names`` is not among them."""
+    known = [model.camera(i).name for i in range(model.ncam)]
+    for name in names:
+        if name not in known:
+            raise RobotError(f'unknown camera "{name}"; this scene has: {", ".join(known)}')
+
+
 class SimulatedCameras:
     """Renders named cameras of one model. ``size`` is (height, width) in pixels.
 
@@ -81,16 +91,14 @@ class SimulatedCameras:
     """
 
     def __init__(self, model: mujoco.MjModel, names: tuple[str, ...], size: tuple[int, int] = (128, 128)) -> None:
-        known = [model.camera(i).name for i in range(model.ncam)]
-        for name in names:
-            if name not in known:
-                raise RobotError(f'unknown camera "{name}"; this scene has: {", ".join(known)}')
+        check_cameras(model, names)
         self.names = names
         self._model = model
         height, width = size
         model.light_castshadow[:] = 0
         model.vis.quality.offsamples = 0
         model.vis.global_.offwidth, model.vis.global_.offheight = width, height
+        self._gl: Any
         self._gl, self._release = _make_context(width, height)
         self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)

@@ -1,3 +1,5 @@
+# MuJoCo's compiled modules carry no type information:
+# pyright: reportAttributeAccessIssue=false
 """A simulated Franka behind the same protocol as a real one: it moves by the torques of the impedance law only.
 
 Each physics step is ``mj_step1`` (kinematics), the law, ``mj_step2`` (dynamics with those torques), so
@@ -15,7 +17,7 @@ import mujoco
 import numpy as np
 
 from robot_servers.cameras.render_process import ProcessRig
-from robot_servers.cameras.simulated import CameraRig, InlineRig
+from robot_servers.cameras.simulated import CameraRig, InlineRig, check_cameras
 from robot_servers.impedance import Impedance
 from robot_servers.interface import Array, ClockMode, Compliance, Frame, Limits, RobotError, RobotState
 from robot_servers.scenes import load_scene
@@ -64,6 +66,7 @@ class MujocoDriver:
         self._law = Impedance(1.0 / physics_hz)
         self._model = self._scene.build()
         self._model.opt.timestep = 1.0 / physics_hz
+        check_cameras(self._model, cameras)
         self._data = mujoco.MjData(self._model)
         self._bind()
         self._rig: CameraRig | None = None

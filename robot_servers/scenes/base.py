@@ -1,3 +1,5 @@
+# MuJoCo's compiled modules carry no type information:
+# pyright: reportAttributeAccessIssue=false
 """What a simulated scene is, and the few helpers that all of them share."""
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ FRANKA = Path(__file__).with_name("franka.xml")
 HAND_DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # xyzw: a half turn about x, so that the TCP's z axis points down
 FINGER_TRAVEL = 0.04  # m per finger
 OBJECT_BITS = {"contype": 2, "conaffinity": 3}  # meets the robot (bit 1) and other objects (bit 2)
-HIDDEN_GROUP = 3  # geoms of this group collide and are not drawn
 LIVE_SOLVER = {"solref": (0.004, 1.0), "solimp": (0.97, 0.995, 0.0005, 0.5, 2.0)}  # the stiffest contact at 500 Hz
 
 
@@ -45,11 +46,11 @@ def franka_on_table() -> mujoco.MjSpec:
     world = spec.worldbody
     box = mujoco.mjtGeom.mjGEOM_BOX
     world.add_geom(
-        name="table", type=box, size=[0.36, 0.5, 0.02], pos=[0.5, 0, -0.02], rgba=[0.62, 0.72, 0.78, 1], **OBJECT_BITS
+        name="table", type=box, size=[0.36, 0.5, 0.02], pos=[0.5, 0, -0.02], rgba=[0.5, 0.58, 0.62, 1], **OBJECT_BITS
     )
     world.add_geom(type=box, size=[0.7, 0.9, 0.01], pos=[0.3, 0, -0.06], rgba=[0.3, 0.33, 0.38, 1], contype=0)
     world.add_geom(type=box, size=[0.01, 1.6, 1.2], pos=[-0.6, 0, 0.5], rgba=[0.5, 0.56, 0.6, 1], contype=0)
-    world.add_camera(name="front", pos=[1.12, 0, 0.46], xyaxes=[0, 1, 0, -0.52, 0, 0.854], fovy=45)
+    world.add_camera(name="front", pos=[1.12, 0, 0.46], xyaxes=[0, 1, 0, -0.52, 0, 0.854], fovy=37)
     return spec
 
 

@@ -1,3 +1,5 @@
+# MuJoCo's compiled modules carry no type information:
+# pyright: reportAttributeAccessIssue=false
 """A round 16 mm peg, held by friction only, for a 17 mm hole in a block on the table.
 
 The hole is a ring of boxes whose inner faces touch a circle of 8.5 mm radius from outside, above it a

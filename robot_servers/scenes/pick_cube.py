@@ -1,3 +1,5 @@
+# MuJoCo's compiled modules carry no type information:
+# pyright: reportAttributeAccessIssue=false
 """A 4 cm cube anywhere in a 20 × 20 cm field of the table; success is the cube held 10 cm higher."""
 
 from __future__ import annotations

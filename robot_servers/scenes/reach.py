@@ -1,3 +1,5 @@
+# MuJoCo's compiled modules carry no type information:
+# pyright: reportAttributeAccessIssue=false
 """An empty table: nothing to achieve, the lightest scene, for measuring the controller and the clock."""
 
 from __future__ import annotations
