@@ -142,7 +142,7 @@ class Impedance:
         self._integral = np.minimum(np.maximum(total, -INTEGRAL_BOUND), INTEGRAL_BOUND)
 
     def _use_gains(self, gains: Array) -> None:
-        """Split the filtered gains. Joint 1 multiplies the posture's stiffness, and its critical damping, by its own."""
+        """Split the filtered gains. Joint 1 multiplies the posture's stiffness and critical damping by its own."""
         self._gain = gains
         self._k, self._d, self._ki = gains[:6], gains[6:12], gains[12:18]
         stiffness, joint1 = gains[18:].tolist()

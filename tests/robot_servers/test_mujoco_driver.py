@@ -24,6 +24,10 @@ def connect():
         driver.close()
 
 
+def up(metres):
+    return np.array([0.0, 0.0, metres])
+
+
 def move(driver, position, gripper, seconds, watch=None):
     """Lead the TCP on a straight line for 70 % of the time, then wait there."""
     start = driver.state().pose[:3]
@@ -93,7 +97,7 @@ def test_free_motion_is_tracked_and_keeps_its_orientation(connect):
         turns.append(quat_angle(state.pose[3:], home[3:]))
         sides.append(np.abs(state.pose[:2] - home[:2]).max())
 
-    move(driver, home[:3] - [0, 0, 0.1], None, 3.0, watch)
+    move(driver, home[:3] - up(0.1), None, 3.0, watch)
     assert max(turns) < 0.01
     assert max(sides) < 0.001
     assert driver.state().pose[2] == pytest.approx(home[2] - 0.1, abs=0.001)
@@ -156,11 +160,11 @@ def test_the_cube_can_be_grasped_and_lifted(connect, seed):
     driver = connect("pick_cube")
     driver.place_objects(seed)
     cube = driver.ground_truth()["cube"][:3]
-    move(driver, cube + [0, 0, 0.1], 1.0, 1.5)
+    move(driver, cube + up(0.1), 1.0, 1.5)
     move(driver, cube, 1.0, 1.5)
     move(driver, cube, 0.0, 0.6)
     assert not driver.ground_truth()["success"]
-    move(driver, cube + [0, 0, 0.15], 0.0, 2.0)
+    move(driver, cube + up(0.15), 0.0, 2.0)
     assert driver.ground_truth()["success"]
     move(driver, driver.state().pose[:3], 1.0, 1.0)
     assert not driver.ground_truth()["success"]
@@ -173,9 +177,9 @@ def test_the_peg_can_be_inserted(connect, seed):
     driver.place_objects(seed)
     truth = driver.ground_truth()
     above = truth["hole"][:3] + driver.state().pose[:3] - truth["peg"][:3]
-    move(driver, above + [0, 0, 0.02], 0.0, 1.5)
+    move(driver, above + up(0.02), 0.0, 1.5)
     assert not driver.ground_truth()["success"]
-    move(driver, above - [0, 0, 0.022], 0.0, 2.5)
+    move(driver, above - up(0.022), 0.0, 2.5)
     assert driver.ground_truth()["success"]
 
 
@@ -186,8 +190,8 @@ def test_a_peg_beside_the_hole_is_stopped_and_stays_in_the_hand(connect):
     truth = driver.ground_truth()
     grasp = driver.state().pose[:3] - truth["peg"][:3]
     beside = truth["hole"][:3] + grasp + [0.018, 0.0, 0.0]
-    move(driver, beside + [0, 0, 0.01], 0.0, 1.5)
-    move(driver, beside - [0, 0, 0.02], 0.0, 4.0)
+    move(driver, beside + up(0.01), 0.0, 1.5)
+    move(driver, beside - up(0.02), 0.0, 4.0)
     state, truth = driver.state(), driver.ground_truth()
     assert state.force[2] < -10.0
     assert truth["peg"][2] == pytest.approx(truth["hole"][2], abs=0.0005)

@@ -67,7 +67,7 @@ def test_objects_are_placed_inside_their_field_and_depend_on_the_seed(seed):
 
 
 def rays_from_the_hole_axis(model, data, height, count=720):
-    centre = data.body("hole").xpos + [0.0, 0.0, height]
+    centre = data.body("hole").xpos + np.array([0.0, 0.0, height])
     geom = np.zeros(1, np.int32)
     angles = np.arange(count) * 2 * np.pi / count
     rays = [np.array([np.cos(a), np.sin(a), 0.0]) for a in angles]
@@ -86,4 +86,5 @@ def test_the_hole_is_17_mm_wide_with_a_chamfer():
     middle = rays_from_the_hole_axis(model, data, -0.00075)
     assert middle.min() == pytest.approx(0.00925, abs=1e-5)
     assert rays_from_the_hole_axis(model, data, -0.0001).min() == pytest.approx(0.0099, abs=1e-5)
-    assert 2 * peg_insertion.HOLE_RADIUS - 2 * peg_insertion.PEG_RADIUS == pytest.approx(0.001)
+    clearance = 2 * (peg_insertion.HOLE_RADIUS - peg_insertion.PEG_RADIUS)
+    assert clearance == pytest.approx(0.001)
