@@ -236,10 +236,10 @@ class RobotEnv(gym.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]):
         grip = (SetGripper(task.start_gripper),) if task.gripper else ()
         return (
             SetCompliance(task.reset_compliance),
+            PlaceObjects(scene),  # first: a simulation starts over, and nothing that came before matters
             *grip,  # lets go before the arm moves away
             *self._retreat(),
             JointReset(task.joint_reset_every),
-            PlaceObjects(scene),  # with the arm at home, clear of the objects
             MoveTo(tuple(self._start.tolist())),
             SetCompliance(task.compliance),
         )
@@ -274,6 +274,7 @@ class RobotEnv(gym.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]):
             self._clock.tick()
         if status.mode not in ("idle", "moving"):
             raise RobotError(f"the reset ended in mode {status.mode}: {status.reason or 'no reason given'}")
+        self._clock.tick()  # the arm comes to rest
 
 
 def _log_question(question: str) -> None:

@@ -33,7 +33,7 @@ class OperatorConfig:
     reaction: int = 2  # steps from what it sees to what its hand does
     speed: float = 0.7  # greatest |twist| of translation, and of rotation; people do not push to the end stop
     gain: float = 0.6  # share of the remaining way it asks for at once; less overshoots less
-    misjudged: float = 0.03  # m by which a wrong judgement misses the goal, standard deviation per axis
+    misjudged: float = 1.0  # full steps by which a wrong judgement misses the goal, standard deviation per axis
     judgement: int = 10  # steps for which a judgement, right or wrong, lasts
     stall_steps: int = 15  # takes over after so many steps without progress …
     stall_progress: float = 0.01  # … of at least this, m
@@ -155,7 +155,7 @@ class ScriptedOperator:
     def _mean(self, state: RobotState, truth: Truth) -> Reading:
         if self._step % self._config.judgement == 0:
             wrong = self._rng.random() >= self._config.skill
-            self._error = self._rng.normal(0.0, self._config.misjudged, 3) * wrong
+            self._error = self._rng.normal(0.0, self._config.misjudged * self._task.step_translation, 3) * wrong
         drives = self._config.mode == "always" or self._supervisor.watch(self._task.expert.distance(state, truth))
         return self._push(state, self._task.expert.goal(state, truth)) if drives else REST
 

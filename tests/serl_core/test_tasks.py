@@ -1,0 +1,97 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from robot_servers.guarded import GuardedRobot
+from robot_servers.interface import RobotError
+from serl_core.clock import LockstepClock
+from serl_core.config import ConfigError
+from serl_core.envs.build import build_env
+from serl_core.envs.rewards import OracleJudge
+from serl_core.tasks import known_tasks, load_task
+from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
+
+mujoco = pytest.importorskip("robot_servers.drivers.mujoco")
+TASKS = known_tasks()
+
+
+def connected(task) -> GuardedRobot:
+    robot = GuardedRobot(mujoco.MujocoDriver(task.scene, clock="lockstep"))
+    robot.connect()
+    return robot
+
+
+def make(task, robot: GuardedRobot, device=None, judge=True):
+    clock, truth = LockstepClock(1.0 / task.control_hz, robot.advance), robot.ground_truth
+    oracle = OracleJudge(truth) if judge else None
+    return build_env(task, robot, obs="state", clock=clock, truth=truth, judge=oracle, device=device)
+
+
+def test_an_unknown_task_names_the_nearest():
+    """Guards against a stack trace for a typing error."""
+    with pytest.raises(ConfigError, match='did you mean "pick_cube"'):
+        load_task("pick_cub")
+    assert {"pick_cube", "peg_insertion"} <= set(TASKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_scripted_person_solves_the_task(name):
+    """Guards demonstrations and corrections: scene, way-points, compliance and operator fit together."""
+    task = load_task(name)
+    robot = connected(task)
+    hand = ScriptedOperator(task, robot.state, robot.ground_truth, OperatorConfig("always"), np.random.default_rng(0))
+    env = make(task, robot, hand)
+    for seed in range(5):
+        env.reset(seed=seed)
+        ended, info = False, {}
+        while not ended:
+            *_, terminated, truncated, info = env.step(np.zeros(task.action_dim, np.float32))
+            ended = terminated or truncated
+        assert info["success"], f"seed {seed}"
+    robot.close()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_same_seed_gives_the_same_episode(name):
+    """Guards repeatability: bit for bit, whatever happened before."""
+    task = load_task(name)
+    robot = connected(task)
+    env = make(task, robot, judge=False)
+
+    def episode(seed: int) -> np.ndarray:
+        actions = np.random.default_rng(seed).uniform(-1, 1, (15, task.action_dim)).astype(np.float32)
+        seen = [env.reset(seed=seed)[0]["state"]]
+        return np.array(seen + [env.step(action)[0]["state"] for action in actions])
+
+    first, other, again = episode(1), episode(2), episode(1)
+    np.testing.assert_array_equal(first, again)
+    assert np.abs(first - other).max() > 0.01
+    robot.close()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_no_episode_begins_solved(name):
+    """Guards the measure: doing nothing must not count as success."""
+    task = replace(load_task(name), max_steps=5)
+    robot = connected(task)
+    env = make(task, robot)
+    for seed in range(5):
+        env.reset(seed=seed)
+        assert not any(env.step(np.zeros(task.action_dim, np.float32))[2] for _ in range(5))
+    robot.close()
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_start_lies_within_the_task(name):
+    """Guards resets: no start pose may be one that the guard refuses to drive to."""
+    task = load_task(name)
+    centre, noise = np.array(task.start.pose[:3]), np.array(task.start.noise)
+    assert np.all(centre - noise > task.limits.box_low) and np.all(centre + noise < task.limits.box_high)
+
+
+def test_a_robot_that_is_not_connected_says_so():
+    """Guards the first error a newcomer meets."""
+    task = load_task("pick_cube")
+    with pytest.raises(RobotError, match="connect"):
+        make(task, GuardedRobot(mujoco.MujocoDriver(task.scene))).reset(seed=0)
