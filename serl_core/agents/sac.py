@@ -51,7 +51,9 @@ class SACConfig:
     actor_layer_norm: bool = True  # in the actor's head
     init_temperature: float = 0.01  # weight of the entropy at the start: 0.01 HIL-SERL, 1.0 RLPD
     target_entropy: float | None = None  # None: −(action entries)/2, the gripper counted
+    value_bounds: tuple[float, float] | None = None  # what returns can be: targets are clipped to it, no overestimation
     backup_entropy: bool = False  # subtract discount · temperature · log π from the critics' target
+    value_range: tuple[float, float] | None = None  # returns a task can reach; bounds the critics' targets
     grasp: bool = False  # the last action entry is a discrete gripper with a critic of its own
     utd: int = 4  # critic updates per online transition
     batch: int = 256  # transitions per update, demonstrations included
@@ -61,6 +63,8 @@ class SACConfig:
             raise ValueError(f"critic_subset {self.critic_subset} must lie between 1 and critics ({self.critics})")
         if not (0 < self.discount < 1 and 0 < self.tau <= 1):
             raise ValueError(f"discount {self.discount} must lie in (0, 1) and tau {self.tau} in (0, 1]")
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise ValueError(f"value_range {self.value_range} must be (lowest, highest)")
         if self.init_temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("init_temperature and learning_rate must be positive")
 
@@ -216,12 +220,24 @@ class SAC:
         value = jnp.min(nets.subset.apply({"params": members}, target_z, action), axis=0)  # type: ignore[arg-type]
         if config.backup_entropy:
             value = value - jnp.exp(state.log_temperature) * log_prob
+        if config.value_bounds is not None:
+            value = jnp.clip(value, *config.value_bounds)
         targets = {"arm": batch["reward"] + batch["discount"] * value}
         if config.grasp:
             online, target = nets.grasp_values(state.critic, z), nets.grasp_values(state.target, target_z)
             reward, penalty, discount = batch["reward"], batch["grasp_penalty"], batch["discount"]
             targets["grasp"] = grasp.double_dqn_target(reward, penalty, discount, online, target)
-        return targets
+        return self._bounded(targets)
+
+    def _bounded(self, targets: dict[str, jax.Array]) -> dict[str, jax.Array]:
+        """Clip to what returns can be, against overestimation (HER, arXiv 1707.01495, appendix A)."""
+        if self.config.value_range is None:
+            return targets
+        low, high = self.config.value_range
+        bounded = {"arm": jnp.clip(targets["arm"], low, high)}
+        if self.config.grasp:
+            bounded["grasp"] = jnp.minimum(targets["grasp"], high)  # penalties may lead below the lowest reward
+        return bounded
 
     def _critic_loss(
         self, critic: dict[str, Any], normaliser: Normaliser, batch: Batch, targets: dict[str, jax.Array]

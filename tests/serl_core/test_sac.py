@@ -148,6 +148,18 @@ def test_entropy_in_the_backup_is_discounted() -> None:
     assert going["target_mean"] > 3  # 0.9 · 5 · about 1.2 nats of entropy of the first policy
 
 
+def test_targets_stay_within_the_returns_a_task_can_reach() -> None:
+    """Bug: bootstrapped values climb above the only reward there is, and flatten what the actor climbs."""
+    config = replace(SMALL, grasp=True, value_range=(0.0, 1.0))
+    agent = agent_for(config)
+    high = {**batches(config), "reward": np.full((3, 16), 7.0, np.float32)}
+    assert agent.update(agent.init(KEY), high)[1]["target_mean"] == 1
+    low = {**batches(config), "reward": np.full((3, 16), -7.0, np.float32)}
+    assert agent.update(agent.init(KEY), low)[1]["target_mean"] == 0
+    with pytest.raises(ValueError, match="value_range"):
+        SACConfig(value_range=(1.0, 0.0))
+
+
 def test_the_target_follows_softly() -> None:
     """Bug: the target is the critic itself, or never moves."""
     agent = SAC(replace(SMALL, utd=1), EXAMPLE, 3)
