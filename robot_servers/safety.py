@@ -237,6 +237,7 @@ class Guard:
         """Let the server move the arm. Raises `CommandRefused` in a fault, when stopped or resetting."""
         if self.mode in ("resetting", "fault", "stopped"):
             raise CommandRefused(f"no reset in mode {self.mode}: {self.reason or 'wait until it is done'}")
+        self._gripper = None  # a hold that ends the reset must not undo what the reset did
         self._enter("resetting")
 
     def end_reset(self, pose: Array, gripper: float | None) -> None:

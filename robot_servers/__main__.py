@@ -1,0 +1,140 @@
+"""``python -m robot_servers DRIVER``: one robot behind its guard and a socket. The only importer of drivers."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import difflib
+import logging
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import NoReturn
+
+from robot_servers.guarded import GuardedRobot
+from robot_servers.interface import ClockMode, Driver, Limits, RobotError
+from robot_servers.server import Server
+
+
+def _mujoco(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> Driver:
+    try:
+        from robot_servers.drivers.mujoco import MujocoDriver
+    except ImportError as error:
+        raise RobotError(f"the simulated arm needs a package ({error}): install the extra sim") from error
+    return MujocoDriver(scene or "pick_cube", clock=clock, cameras=cameras)
+
+
+def _fake(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> Driver:
+    from robot_servers.drivers.fake import FakeDriver
+
+    return FakeDriver(scene, clock=clock, cameras=cameras)
+
+
+DRIVERS: dict[str, Callable[[str, ClockMode, tuple[str, ...]], Driver]] = {"mujoco": _mujoco, "fake": _fake}
+
+
+def build(
+    driver: str,
+    scene: str = "",
+    clock: ClockMode = "realtime",
+    cameras: tuple[str, ...] = (),
+    limits: Limits | None = None,
+) -> GuardedRobot:
+    """A guarded robot by its driver's name, not connected yet.
+
+    Raises `RobotError` in one line for an unknown driver, scene or camera, for limits looser than the
+    robot's, and for cameras that cannot be rendered here.
+    """
+    make = DRIVERS.get(driver)
+    if make is None:
+        raise RobotError(f'unknown robot "{driver}"{nearest(driver, DRIVERS)}')
+    return GuardedRobot(make(scene, clock, cameras), limits)
+
+
+def serve(
+    driver: str,
+    *,
+    scene: str = "",
+    host: str = "127.0.0.1",
+    port: int = 5555,
+    truth_port: int | None = None,
+    clock: ClockMode = "realtime",
+    cameras: tuple[str, ...] = (),
+    limits: Limits | None = None,
+    insecure: bool = False,
+) -> int:
+    """Serve until SIGINT or SIGTERM; prints ``ready tcp://… [truth tcp://…]`` when it serves. The exit status.
+
+    Port 0 takes a free one. What is wrong is said in one line on stderr, with exit status 2.
+    """
+    try:
+        robot = build(driver, scene, clock, cameras, limits)
+        truth_address = None if truth_port is None else _address(host, truth_port)
+        server = Server(robot, _address(host, port), truth_address, insecure)
+        with _serving(robot, server):
+            truth = f" truth {server.truth_address}" if server.truth_address else ""
+            print(f"ready {server.address}{truth}", flush=True)
+            server.serve_forever()
+    except RobotError as error:
+        print(f"robot server: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+@contextlib.contextmanager
+def _serving(robot: GuardedRobot, server: Server) -> Iterator[None]:
+    """Everything open, and closed again in the opposite order; signals end it cleanly."""
+    with contextlib.ExitStack() as stack:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            stack.callback(signal.signal, number, signal.signal(number, lambda *_: server.stop()))
+        stack.callback(robot.close)
+        robot.connect()
+        stack.enter_context(server)
+        yield
+
+
+def _address(host: str, port: int) -> str:
+    return f"tcp://{host}:{port or '*'}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean "…"?`` with the nearest known name, or the list of all of them."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else f"; known: {', '.join(known)}"
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, with the nearest option."""
+
+    def error(self, message: str) -> NoReturn:
+        unknown = message.removeprefix("unrecognized arguments: ").split()[0]
+        options = [name for action in self._actions for name in action.option_strings]
+        hint = nearest(unknown, options) if message.startswith("unrecognized") else ""
+        self.exit(2, f"robot server: {message}{hint}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    out = _Parser(prog="python -m robot_servers", description="Serve a robot, real or simulated, behind its guard.")
+    out.add_argument("driver", help=f"which robot: {', '.join(DRIVERS)}")
+    out.add_argument("--scene", default="", help="simulated robots: the scene, e.g. pick_cube")
+    out.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    out.add_argument("--port", type=int, default=5555, help="port of the robot; 0 takes a free one")
+    out.add_argument("--truth-port", type=int, help="port of the ground truth (simulation); closed unless given")
+    out.add_argument("--clock", choices=("realtime", "lockstep"), default="realtime", help="who lets time pass")
+    out.add_argument("--cameras", nargs="*", default=[], help="cameras to serve, e.g. front wrist")
+    out.add_argument("--insecure", action="store_true", help="allow addresses that others can reach")
+    return out
+
+
+def main() -> int:
+    """Entry point; returns the exit status."""
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
+    args = parser().parse_args()
+    options = {name: value for name, value in vars(args).items() if name not in ("driver", "cameras")}
+    return serve(args.driver, cameras=tuple(args.cameras), **options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

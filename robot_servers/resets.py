@@ -1,0 +1,195 @@
+"""Runs reset plans inside the control cycle: every step is a generator, advanced once per cycle.
+
+Reset motions are slow straight lines whose target never runs more than one step or turn ahead of
+the arm, inside the same workspace limits that bind commands.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+
+import numpy as np
+
+from robot_servers.geometry import quat_angle, quat_normalise
+from robot_servers.interface import (
+    Array,
+    AskPerson,
+    CommandRefused,
+    Driver,
+    JointReset,
+    Limits,
+    MoveTo,
+    PlaceObjects,
+    ResetStep,
+    RobotState,
+    SetCompliance,
+    SetGripper,
+)
+from robot_servers.safety import UNIT_TOLERANCE, outside, turn_towards
+
+Progress = Generator[None, None, None]
+
+MAX_SPEED = 0.5  # m/s
+TURN_SPEED = 1.0  # rad/s
+ARRIVED_ANGLE = 0.05  # rad
+ARRIVED_SPEED = 0.02  # m/s
+MOVE_GRACE = 10.0  # s beyond the ideal duration of a motion before it counts as blocked
+JOINT_RESET_TIMEOUT = 30.0  # s
+GRIPPER_TIMEOUT = 5.0  # s
+GRIPPER_SETTLED = 0.145  # s without movement; between two cycles, so that rounding of times decides nothing
+GRIPPER_STILL = 0.002  # of the opening; less is noise
+
+
+class ResetFailed(Exception):
+    """A step of the plan did not come to its end; the text says which and why."""
+
+
+def check_plan(plan: tuple[ResetStep, ...], limits: Limits) -> None:
+    """Raises `CommandRefused` naming the step and the limit if a step of ``plan`` must not run."""
+    for number, step in enumerate(plan, 1):
+        fault = _fault(step, limits)
+        if fault:
+            raise CommandRefused(f"reset step {number} ({type(step).__name__}): {fault}")
+
+
+def _fault(step: ResetStep, limits: Limits) -> str:
+    if isinstance(step, MoveTo):
+        return _move_fault(step, limits)
+    if isinstance(step, SetGripper) and not 0.0 <= step.width <= 1.0:
+        return f"width {step.width} must lie between 0 (closed) and 1 (open)"
+    if isinstance(step, JointReset) and step.every < 1:
+        return f"every {step.every} must be at least 1"
+    if isinstance(step, SetCompliance):
+        values = np.concatenate([np.atleast_1d(value) for value in vars(step.compliance).values()])
+        if not (np.isfinite(values) & (values >= 0)).all():
+            return "impedance parameters must be finite and not negative"
+    return ""
+
+
+def _move_fault(step: MoveTo, limits: Limits) -> str:
+    pose = np.array(step.pose, float)
+    if pose.shape != (7,) or not np.isfinite(pose).all():
+        return f"the pose must be 7 finite numbers, got {step.pose}"
+    norm = float(np.linalg.norm(pose[3:]))
+    if abs(norm - 1.0) > UNIT_TOLERANCE:
+        return f"the quaternion (x, y, z, w) has norm {norm:.3f}, but must be 1"
+    if not 0.0 < step.speed <= MAX_SPEED:
+        return f"speed {step.speed} m/s must be positive and at most {MAX_SPEED}"
+    if not 0.0 < step.tolerance < math.inf:
+        return f"tolerance {step.tolerance} m must be positive"
+    pose[3:] = quat_normalise(pose[3:])
+    broken = [f"{bend.limit} = {bend.value:.3f} is past its limit {bend.bound:.3f}" for bend in outside(pose, limits)]
+    return "; ".join(broken)
+
+
+class ResetRun:
+    """One plan on its way. `cycle` is called once per cycle, in the thread that owns the driver.
+
+    After each cycle ``pose`` (7,) and ``gripper`` are the target, and ``joints`` tells that the
+    driver moves its joints by itself in this cycle, so that nothing must be tracked.
+    """
+
+    def __init__(
+        self, plan: tuple[ResetStep, ...], driver: Driver, limits: Limits, state: RobotState, resets: int
+    ) -> None:
+        self.pose: Array = state.pose.copy()
+        self.gripper: float | None = None
+        self.joints = False
+        self.waiting_for = ""
+        self._confirmed = False
+        self._driver = driver
+        self._limits = limits
+        self._state = state
+        self._resets = resets
+        self._progress = self._run(plan)
+
+    def cycle(self, state: RobotState) -> bool:
+        """Go on by one cycle; True when the plan is done. Raises `ResetFailed`."""
+        self._state = state
+        return next(self._progress, self._progress) is self._progress
+
+    def confirm(self) -> None:
+        """Answer the question. Raises `CommandRefused` when none is asked."""
+        if not self.waiting_for:
+            raise CommandRefused("nothing to confirm: the reset does not wait for a person")
+        self._confirmed = True
+
+    def _run(self, plan: tuple[ResetStep, ...]) -> Progress:
+        for step in plan:
+            match step:
+                case PlaceObjects(seed):
+                    self._driver.place_objects(seed)
+                    self.pose = self._driver.state().pose  # a simulation starts over: stay where the arm is now
+                case JointReset(every):
+                    yield from self._joint_reset(every)
+                case MoveTo():
+                    yield from self._move_to(step)
+                case SetGripper(width):
+                    yield from self._set_gripper(width)
+                case SetCompliance(compliance):
+                    self._driver.set_compliance(compliance)
+                case AskPerson(text):
+                    yield from self._ask(text)
+            yield
+
+    def _joint_reset(self, every: int) -> Progress:
+        if self._resets % every:
+            return
+        start, self.joints = self._state.time, True
+        while not self._driver.joint_reset():
+            self._check_time("the joint reset", start, JOINT_RESET_TIMEOUT)
+            yield
+        self.joints = False
+        self.pose = self._driver.state().pose  # not the older state: a simulation may jump home
+
+    def _move_to(self, step: MoveTo) -> Progress:
+        origin, goal = self._state.pose.copy(), np.array(step.pose, float)
+        goal[3:] = quat_normalise(goal[3:])
+        angle = quat_angle(goal[3:], origin[3:])
+        duration = max(float(np.linalg.norm(goal[:3] - origin[:3])) / step.speed, angle / TURN_SPEED, 1e-9)
+        begun, fraction = self._state.time, 0.0
+        while not self._arrived(goal, step.tolerance):
+            self._check_time(f"the motion to {np.round(goal[:3], 3).tolist()}", begun, duration + MOVE_GRACE)
+            ahead = min(1.0, fraction + 1.0 / (duration * self._driver.cycle_hz))
+            pose = np.concatenate(
+                [origin[:3] + ahead * (goal[:3] - origin[:3]), turn_towards(origin[3:], goal[3:], ahead * angle)]
+            )
+            if self._within_reach(pose):
+                self.pose, fraction = pose, ahead
+            yield
+
+    def _within_reach(self, pose: Array) -> bool:
+        """Whether a target is within one step and turn of the arm; a blocked arm must not be left behind."""
+        measured = self._state.pose
+        near = float(np.linalg.norm(pose[:3] - measured[:3])) <= self._limits.step
+        return near and quat_angle(pose[3:], measured[3:]) <= self._limits.turn
+
+    def _arrived(self, goal: Array, tolerance: float) -> bool:
+        pose, vel = self._state.pose, self._state.vel
+        near = float(np.linalg.norm(goal[:3] - pose[:3])) <= tolerance
+        slow = float(np.linalg.norm(vel[:3])) <= ARRIVED_SPEED
+        return near and slow and quat_angle(goal[3:], pose[3:]) <= ARRIVED_ANGLE
+
+    def _set_gripper(self, width: float) -> Progress:
+        self.gripper = width
+        begun = moved = self._state.time
+        opening = self._state.gripper
+        while self._state.time - moved < GRIPPER_SETTLED:
+            self._check_time("the gripper", begun, GRIPPER_TIMEOUT)
+            yield
+            if abs(self._state.gripper - opening) > GRIPPER_STILL:
+                opening, moved = self._state.gripper, self._state.time
+
+    def _ask(self, text: str) -> Progress:
+        self.waiting_for, self._confirmed = text, False
+        while not self._confirmed:
+            yield
+        self.waiting_for = ""
+
+    def _check_time(self, what: str, begun: float, timeout: float) -> None:
+        if self._state.time - begun > timeout:
+            raise ResetFailed(
+                f"{what} did not come to its end within {timeout:.1f} s; the TCP is at "
+                f"{np.round(self._state.pose[:3], 3).tolist()}: look what blocks it, then start the server again"
+            )

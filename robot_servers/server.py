@@ -1,0 +1,203 @@
+"""A robot behind a socket: named calls in, answers out. One bad message never ends the service.
+
+A request is ``{"id": int, "call": name, "args": [tree, …]}``; its answer carries the same id and either
+``{"ok": tree}`` or ``{"error": {"kind": class name, "text": …}}``. The first call of a client is
+``hello``, answered with the protocol version and the metadata. The simulated scene's ground truth
+is served on a second socket, or not at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import ipaddress
+import logging
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import zmq
+
+from robot_servers import wire
+from robot_servers.interface import PROTOCOL_VERSION, Command, ResetStep, Robot, RobotError
+from robot_servers.wire import Buffer, Tree, WireError
+
+log = logging.getLogger(__name__)
+
+MAX_REQUEST = 1 << 20  # bytes; requests carry poses and plans, never images
+POLL = 50  # ms between looks at the stop event
+QUEUE = 64  # messages kept for a client that does not read; more are dropped
+
+
+class TruthfulRobot(Robot, Protocol):
+    """A guarded robot that also knows the ground truth of its scene."""
+
+    def ground_truth(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Call:
+    """One named call: the types of its arguments, and what carries it out."""
+
+    args: tuple[Any, ...]
+    run: Callable[..., Any]
+
+
+def robot_calls(robot: Robot) -> dict[str, Call]:
+    """What every client may ask for."""
+    return {
+        "hello": Call((), lambda: {"protocol": PROTOCOL_VERSION, "metadata": robot.metadata}),
+        "state": Call((), robot.state),
+        "frames": Call((), robot.frames),
+        "command": Call((Command,), robot.command),
+        "reset": Call((tuple[ResetStep, ...],), robot.reset),
+        "confirm": Call((), robot.confirm),
+        "hold": Call((str,), robot.hold),
+        "status": Call((), robot.status),
+        "advance": Call((float,), robot.advance),
+    }
+
+
+def check_address(address: str, insecure: bool) -> None:
+    """Raises `RobotError` unless ``address`` is ``tcp://`` on loopback, or ``insecure`` is said."""
+    parts = urlsplit(address)
+    if parts.scheme != "tcp" or not parts.hostname:
+        raise RobotError(f'cannot serve on "{address}": expected tcp://HOST:PORT, with port * for a free one')
+    if not insecure and not _is_loopback(parts.hostname):
+        raise RobotError(
+            f"refusing to serve on {parts.hostname}: anyone who reaches it could move the arm. "
+            "Serve on 127.0.0.1 and tunnel (ssh -L), or say insecure on a network of your own"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class Server:
+    """Serves ``robot``, which its owner has connected. `bind` opens the sockets, `serve_forever` answers.
+
+    ``address`` and ``truth_address`` read ``tcp://127.0.0.1:5555``, or end in ``:*`` for a free port;
+    after `bind` they say the real one. Raises `RobotError` for an address that is taken or not loopback.
+    """
+
+    def __init__(
+        self, robot: TruthfulRobot, address: str, truth_address: str | None = None, insecure: bool = False
+    ) -> None:
+        for wanted in (address, truth_address):
+            if wanted is not None:
+                check_address(wanted, insecure)
+        self.address = address
+        self.truth_address = truth_address
+        self._public = robot_calls(robot)
+        self._truth = {"ground_truth": Call((), robot.ground_truth)}
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._sockets: dict[zmq.Socket[bytes], dict[str, Call]] = {}
+        self._stop = threading.Event()
+
+    def __enter__(self) -> Server:
+        self.bind()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def bind(self) -> None:
+        self._context = zmq.Context()
+        try:
+            self.address = self._open(self._context, self.address, self._public)
+            if self.truth_address is not None:
+                self.truth_address = self._open(self._context, self.truth_address, self._truth)
+        except RobotError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Close the sockets. Call it in the thread that served, or after it has ended."""
+        for socket in self._sockets:
+            socket.close(linger=100)
+        self._sockets = {}
+        if self._context is not None:
+            self._context.term()
+            self._context = None
+
+    def stop(self) -> None:
+        """Let `serve_forever` return soon; callable from any thread and from a signal handler."""
+        self._stop.set()
+
+    def serve_forever(self) -> None:
+        """Answer requests until `stop`."""
+        poller = zmq.Poller()
+        for socket in self._sockets:
+            poller.register(socket, zmq.POLLIN)
+        while not self._stop.is_set():
+            for socket, _ in poller.poll(POLL):
+                self._serve_one(socket, self._sockets[socket])
+
+    def _open(self, context: zmq.Context[zmq.Socket[bytes]], address: str, calls: dict[str, Call]) -> str:
+        socket = context.socket(zmq.ROUTER)
+        self._sockets[socket] = calls
+        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BYTES)
+        socket.setsockopt(zmq.SNDHWM, QUEUE)
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as error:
+            raise RobotError(f"cannot serve on {address}: {error}; is another server running there?") from error
+        return socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+
+    def _serve_one(self, socket: zmq.Socket[bytes], calls: dict[str, Call]) -> None:
+        client, *frames = socket.recv_multipart()
+        answer = answer_request(frames, calls)
+        # A ROUTER drops what a vanished or stuck client does not take: it never blocks the others.
+        with contextlib.suppress(zmq.Again):
+            socket.send_multipart([client, *answer], zmq.NOBLOCK)
+
+
+def answer_request(frames: list[bytes], calls: dict[str, Call]) -> list[Buffer]:
+    """The frames of the answer to one request, whatever it is: no message and no handler raises out of here."""
+    ident: int | None = None
+    try:
+        request = _parse(wire.decode(frames, MAX_REQUEST))
+        ident = request["id"]
+        return wire.encode({"id": ident, "ok": _carry_out(request, calls)})
+    except WireError as error:
+        log.warning("rejected a message of %d bytes: %s", sum(map(len, frames)), error)
+        return _error(ident, error)
+    except RobotError as error:
+        return _error(ident, error)
+    except Exception as error:
+        log.exception("a call failed; the service goes on")
+        return _error(ident, error)
+
+
+def _parse(request: Tree) -> dict[str, Any]:
+    if not isinstance(request, dict) or request.keys() != {"id", "call", "args"}:
+        raise WireError("a request is a dict with id, call and args")
+    types = (type(request["id"]), type(request["call"]), type(request["args"]))
+    if types != (int, str, list):
+        raise WireError(f"id, call and args must be int, str and list, not {', '.join(t.__name__ for t in types)}")
+    return request
+
+
+def _carry_out(request: dict[str, Any], calls: dict[str, Call]) -> Tree:
+    name, args = request["call"], request["args"]
+    call = calls.get(name)
+    if call is None:
+        near = difflib.get_close_matches(name, calls, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(calls)}"
+        raise RobotError(f'unknown call "{name:.40}"; {hint}')
+    if len(args) != len(call.args):
+        raise WireError(f"{name} takes {len(call.args)} arguments, got {len(args)}")
+    return wire.to_tree(call.run(*(wire.from_tree(kind, arg) for kind, arg in zip(call.args, args, strict=True))))
+
+
+def _error(ident: int | None, error: Exception) -> list[Buffer]:
+    text = str(error).encode(errors="replace").decode() or type(error).__name__
+    return wire.encode({"id": ident, "error": {"kind": type(error).__name__, "text": text}})
