@@ -120,6 +120,7 @@ class ResetRun:
             match step:
                 case PlaceObjects(seed):
                     self._driver.place_objects(seed)
+                    self._stay()
                     self.pose = self._driver.state().pose  # a simulation starts over: stay where the arm is now
                 case JointReset(every):
                     yield from self._joint_reset(every)
@@ -141,7 +142,12 @@ class ResetRun:
             self._check_time("the joint reset", start, JOINT_RESET_TIMEOUT)
             yield
         self.joints = False
-        self.pose = self._driver.state().pose  # not the older state: a simulation may jump home
+        self._stay()
+
+    def _stay(self) -> None:
+        """Target := the pose of this very moment; a simulation may just have put the arm elsewhere."""
+        self._state = self._driver.state()
+        self.pose = self._state.pose.copy()
 
     def _move_to(self, step: MoveTo) -> Progress:
         origin, goal = self._state.pose.copy(), np.array(step.pose, float)
