@@ -85,7 +85,7 @@ def proprioception(origin: Array, state: RobotState) -> Array:
     )
 
 
-class RobotEnv(gym.Env[dict[str, npt.NDArray[Any]], npt.NDArray[np.float32]]):
+class RobotEnv(gym.Env[Any, Any]):
     """One task on one robot, which must be connected. ``truth`` is read only if ``obs`` is "state".
 
     ``ask`` is told once of every question that a reset puts to a person; without it the question is

@@ -38,8 +38,8 @@ class OperatorConfig:
     stall_steps: int = 15  # takes over after so many steps without progress …
     stall_progress: float = 0.01  # … of at least this, m
     drift: float = 0.04  # takes over when the policy is this much farther away than it has been, m
-    pace: float = 0.3  # share of a full-speed step it really makes in each step, for its estimate of the time left
-    slack: float = 1.3  # takes over when less time is left than its estimate times this
+    pace: float = 0.35  # share of its own full push by which it expects to get on in each step
+    finish: int = 16  # steps that it allows itself beyond that; takes over when no more than those are left
     drive_steps: int = 8  # drives for at least so many steps …
     drive_progress: float = 0.04  # … and until the distance has shrunk by this, m
 
@@ -91,7 +91,7 @@ class Supervisor:
         self._since, self._from = self._step, distance
 
     def _trouble(self, distance: float) -> str:
-        if self._max_steps - self._step < self._config.slack * distance / self._pace:
+        if self._max_steps - self._step < self._config.finish + distance / self._pace:
             return "time"
         if distance > self._best + self._config.drift:
             return "drift"
