@@ -26,7 +26,7 @@ from robot_servers.interface import (
     SetCompliance,
     SetGripper,
 )
-from robot_servers.safety import UNIT_TOLERANCE, outside, turn_towards
+from robot_servers.safety import UNIT_TOLERANCE, norm, outside, turn_towards
 
 Progress = Generator[None, None, None]
 
@@ -71,9 +71,9 @@ def _move_fault(step: MoveTo, limits: Limits) -> str:
     pose = np.array(step.pose, float)
     if pose.shape != (7,) or not np.isfinite(pose).all():
         return f"the pose must be 7 finite numbers, got {step.pose}"
-    norm = float(np.linalg.norm(pose[3:]))
-    if abs(norm - 1.0) > UNIT_TOLERANCE:
-        return f"the quaternion (x, y, z, w) has norm {norm:.3f}, but must be 1"
+    size = norm(pose[3:])
+    if abs(size - 1.0) > UNIT_TOLERANCE:
+        return f"the quaternion (x, y, z, w) has norm {size:.3f}, but must be 1"
     if not 0.0 < step.speed <= MAX_SPEED:
         return f"speed {step.speed} m/s must be positive and at most {MAX_SPEED}"
     if not 0.0 < step.tolerance < math.inf:
@@ -153,7 +153,7 @@ class ResetRun:
         origin, goal = self._state.pose.copy(), np.array(step.pose, float)
         goal[3:] = quat_normalise(goal[3:])
         angle = quat_angle(goal[3:], origin[3:])
-        duration = max(float(np.linalg.norm(goal[:3] - origin[:3])) / step.speed, angle / TURN_SPEED, 1e-9)
+        duration = max(norm(goal[:3] - origin[:3]) / step.speed, angle / TURN_SPEED, 1e-9)
         begun, fraction = self._state.time, 0.0
         while not self._arrived(goal, step.tolerance):
             self._check_time(f"the motion to {np.round(goal[:3], 3).tolist()}", begun, duration + MOVE_GRACE)
@@ -168,13 +168,13 @@ class ResetRun:
     def _within_reach(self, pose: Array) -> bool:
         """Whether a target is within one step and turn of the arm; a blocked arm must not be left behind."""
         measured = self._state.pose
-        near = float(np.linalg.norm(pose[:3] - measured[:3])) <= self._limits.step
+        near = norm(pose[:3] - measured[:3]) <= self._limits.step
         return near and quat_angle(pose[3:], measured[3:]) <= self._limits.turn
 
     def _arrived(self, goal: Array, tolerance: float) -> bool:
         pose, vel = self._state.pose, self._state.vel
-        near = float(np.linalg.norm(goal[:3] - pose[:3])) <= tolerance
-        slow = float(np.linalg.norm(vel[:3])) <= ARRIVED_SPEED
+        near = norm(goal[:3] - pose[:3]) <= tolerance
+        slow = norm(vel[:3]) <= ARRIVED_SPEED
         return near and slow and quat_angle(goal[3:], pose[3:]) <= ARRIVED_ANGLE
 
     def _set_gripper(self, width: float) -> Progress:

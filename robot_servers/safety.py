@@ -46,13 +46,13 @@ def bend_position(asked: Array, measured: Array, limits: Limits) -> tuple[Array,
     """The nearest admissible target position (3,) m for the ``asked`` one, and what bent it."""
     bends: list[Bend] = []
     target = asked
-    distance = _norm(asked - measured)
+    distance = norm(asked - measured)
     if distance > limits.step:
         target = measured + (asked - measured) * (limits.step / distance)
         bends.append(Bend("step", distance, limits.step))
     inside = np.clip(target, limits.box_low, limits.box_high)
     bends += [_box_bend(axis, asked, inside) for axis in range(3) if inside[axis] != target[axis]]
-    back = _norm(inside - measured)
+    back = norm(inside - measured)
     if back > limits.step:  # rounding, or measured outside the box (rule 3)
         inside = measured + (inside - measured) * (limits.step / back)
     return inside, tuple(bends)
@@ -79,7 +79,7 @@ def bend_orientation(asked: Array, measured: Array, limits: Limits) -> tuple[Arr
 def turn_towards(start: Array, goal: Array, angle: float) -> Array:
     """``start`` turned by at most ``angle`` rad towards ``goal``, the shorter way round."""
     difference = quat_to_rotvec(quat_mul(goal, quat_conj(start)))
-    full = _norm(difference)
+    full = norm(difference)
     if full <= angle:
         return goal
     return quat_normalise(quat_mul(rotvec_to_quat(difference * (angle / full)), start))
@@ -91,7 +91,7 @@ def rest_target(measured: Array, limits: Limits) -> Array:
     Past by more than one step or turn it was pushed there: then holding must not pull it back.
     """
     position = np.clip(measured[:3], limits.box_low, limits.box_high)
-    if _norm(position - measured[:3]) > limits.step:
+    if norm(position - measured[:3]) > limits.step:
         position = measured[:3]
     orientation = turn_towards(np.array(limits.orientation), measured[3:], limits.tilt)
     if quat_angle(orientation, measured[3:]) > limits.turn:
@@ -117,10 +117,10 @@ def check_limits(limits: Limits) -> Limits:
     for name in ("tilt", "step", "turn", "max_age", "watchdog"):
         if getattr(limits, name) <= 0:
             raise RobotError(f"limits: {name} is {getattr(limits, name)}, but must be positive")
-    norm = _norm(np.array(limits.orientation))
-    if abs(norm - 1.0) > UNIT_TOLERANCE:
-        raise RobotError(f"limits: orientation has norm {norm:.3f}, but must be a unit quaternion (x, y, z, w)")
-    x, y, z, w = (value / norm for value in limits.orientation)
+    size = norm(np.array(limits.orientation))
+    if abs(size - 1.0) > UNIT_TOLERANCE:
+        raise RobotError(f"limits: orientation has norm {size:.3f}, but must be a unit quaternion (x, y, z, w)")
+    x, y, z, w = (value / size for value in limits.orientation)
     return replace(limits, orientation=(x, y, z, w))
 
 
@@ -148,8 +148,9 @@ def _box_bend(axis: int, asked: Array, inside: Array) -> Bend:
     return Bend(f"box {AXES[axis]}", float(asked[axis]), float(inside[axis]))
 
 
-def _norm(vector: Array) -> float:
-    return math.sqrt(float(vector @ vector))
+def norm(vector: Array) -> float:
+    """Euclidean length; unlike a root of a sum of squares it does not overflow."""
+    return math.hypot(*vector.tolist())
 
 
 # ── the state machine ────────────────────────────────────────────────────────────────────────────
@@ -262,9 +263,9 @@ class Guard:
             self._refuse(f"the pose has shape {pose.shape}, but must be (7,): x, y, z, qx, qy, qz, qw")
         if not np.isfinite(pose).all():
             self._refuse(f"the pose is not finite: {pose.tolist()}")
-        norm = _norm(pose[3:])
-        if abs(norm - 1.0) > UNIT_TOLERANCE:
-            self._refuse(f"the quaternion (x, y, z, w) has norm {norm:.3f}, but must be 1")
+        size = norm(pose[3:])
+        if abs(size - 1.0) > UNIT_TOLERANCE:
+            self._refuse(f"the quaternion (x, y, z, w) has norm {size:.3f}, but must be 1")
         gripper = command.gripper
         if gripper is not None and not (isinstance(gripper, (int, float)) and 0.0 <= gripper <= 1.0):
             self._refuse(f"the gripper is {gripper!r:.40}, but must lie between 0 (closed) and 1 (open), or be None")

@@ -40,7 +40,7 @@ class FakeDriver:
     """Satisfies `Driver`. ``lag`` s is the time constant of the pose; ``now`` is the realtime clock.
 
     Faults on demand: set ``failure`` to an exception and the next cycle raises it; clear ``running``
-    and the next cycle hangs until it is set again.
+    and the next cycle hangs until it is set again; set ``blocked`` and the arm stays where it is.
     """
 
     name = "fake"
@@ -65,6 +65,7 @@ class FakeDriver:
         self.failure: Exception | None = None
         self.running = threading.Event()
         self.running.set()
+        self.blocked = False
         self.compliance = Compliance()
         self._now = now
         self._gain = 1.0 - math.exp(-1.0 / (cycle_hz * lag))
@@ -105,8 +106,9 @@ class FakeDriver:
         if self.failure is not None:
             raise self.failure
         old = self.state()
-        turn = quat_to_rotvec(quat_mul(self._target[3:], inverse(old.pose[3:]))) * self._gain
-        move = (self._target[:3] - old.pose[:3]) * self._gain
+        gain = 0.0 if self.blocked else self._gain
+        turn = quat_to_rotvec(quat_mul(self._target[3:], inverse(old.pose[3:]))) * gain
+        move = (self._target[:3] - old.pose[:3]) * gain
         orientation = quat_normalise(quat_mul(rotvec_to_quat(turn), old.pose[3:]))
         q = old.q.copy()
         q[0] += 1.0
