@@ -127,10 +127,14 @@ class Trunk(nn.Module):
         return x
 
 
+@jax.jit
+def _init_trunk(key: jax.Array) -> Params:
+    return Trunk().init(key, jnp.zeros((1, *FRAME), jnp.uint8))["params"]
+
+
 def random_trunk(seed: int) -> Params:
     """Parameters of an untrained `Trunk`; the same seed gives the same parameters on every machine."""
-    images = jnp.zeros((1, *FRAME), jnp.uint8)
-    return jax.jit(Trunk().init)(jax.random.PRNGKey(seed), images)["params"]
+    return _init_trunk(jax.random.PRNGKey(seed))
 
 
 @jax.jit

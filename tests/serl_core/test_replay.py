@@ -286,4 +286,6 @@ def test_index_set_is_a_set() -> None:
         else:
             slots.add(slot)
             reference.add(slot)
-        assert set(slots.items()) == reference and len(slots) == len(reference) and (slot in slots) == (slot in reference)
+        assert (
+            set(slots.items()) == reference and len(slots) == len(reference) and (slot in slots) == (slot in reference)
+        )
