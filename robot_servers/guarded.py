@@ -100,9 +100,13 @@ class GuardedRobot:
         """Connect the driver and, in real time, start the cycle. Raises what the driver raises."""
         if self._state is not None:
             raise RobotError("already connected")
-        self._driver.connect()
-        self._driver.set_compliance(self._compliance)
-        self._state = self._measure()
+        try:
+            self._driver.connect()
+            self._driver.set_compliance(self._compliance)
+            self._state = self._measure()
+        except BaseException:  # half a connection must not stay open, e.g. a rendering process
+            self._driver.close()
+            raise
         self._cycled = self._now()
         if self._driver.clock == "realtime":
             self._thread = threading.Thread(target=self._run_cycles, name="robot-cycle", daemon=True)

@@ -8,8 +8,7 @@ A tree is made of None, bool, int (64 bit), float, str, bytes, lists or tuples (
 lists), dicts with str keys, and numpy arrays and scalars (scalars arrive as plain values). Decoded
 arrays are views of the received bytes, hence **read-only**: copy before writing.
 
-Dataclasses travel as dicts tagged with their class name (`to_tree`, `from_tree`).
-Every fault, on either side, is a `WireError` that names it.
+Dataclasses travel as dicts tagged with their class name. Every fault is a `WireError` that names it.
 """
 
 from __future__ import annotations
@@ -150,7 +149,7 @@ def _describe(array: npt.NDArray[Any], buffers: list[Buffer]) -> msgpack.ExtType
 def _check_sizes(frames: Sequence[Buffer], max_bytes: int) -> None:
     if not frames:
         raise WireError("empty message: no header frame")
-    sizes = [len(frame) for frame in frames]
+    sizes = list(map(len, frames))
     counts = {"frames": len(sizes), "header bytes": sizes[0], "bytes": sum(sizes)}
     for (what, size), cap in zip(counts.items(), (MAX_ARRAYS + 1, MAX_HEADER, max_bytes), strict=True):
         if size > cap:
@@ -233,8 +232,8 @@ def to_tree(value: Any) -> Tree:
 def from_tree(kind: Any, tree: Tree) -> Any:
     """The inverse of `to_tree` for a value annotated as ``kind``: a dataclass, a union of them, a container.
 
-    Strict: unknown and missing fields and values of another type are `WireError`s that name the
-    field. The only conversions are int → float, safe casts of arrays, and list → tuple.
+    Strict: whatever does not fit is a `WireError` that names the field. Only ints become floats, lists tuples, and
+    arrays are cast where that is safe.
     """
     return _reader(kind)(tree)
 
