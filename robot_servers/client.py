@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
+import platform
 import threading
 import time
+import uuid
 from typing import Any
 
 import zmq
@@ -16,15 +20,19 @@ from robot_servers.interface import (
     Command,
     CommandRefused,
     Frame,
+    Limits,
     Metadata,
+    NotOwner,
     ResetStep,
     RobotError,
     RobotState,
     Status,
 )
+from robot_servers.lease import Client
 from robot_servers.wire import Buffer, Tree, WireError
 
 CONNECT_TIMEOUT = 5.0  # s
+RELEASE_TIMEOUT = 0.5  # s; a server that does not answer ends the lease by itself
 QUEUE = 16  # requests waiting for a server that does not read
 
 
@@ -35,11 +43,13 @@ class NoAnswer(RobotError):
 class Channel:
     """Calls by name over one socket. Opens it with the first call; safe to use from several threads.
 
+    ``client`` says who calls; who only looks need not say it.
     After a timeout the socket is thrown away, so that a late answer is never taken for that of a later call.
     """
 
-    def __init__(self, address: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, client: Client | None = None) -> None:
         self.address = address
+        self._client = {} if client is None else {"client": wire.to_tree(client)}
         self._timeout = timeout
         self._lock = threading.Lock()
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None
@@ -51,7 +61,8 @@ class Channel:
         limit = self._timeout if timeout is None else timeout
         with self._lock:
             self._count += 1
-            frames = _encode({"id": self._count, "call": name, "args": [wire.to_tree(arg) for arg in args]})
+            request = {"id": self._count, "call": name, "args": [wire.to_tree(arg) for arg in args]}
+            frames = _encode(request | self._client)
             socket = self._socket or self._open()
             try:
                 socket.send_multipart(frames, zmq.NOBLOCK)
@@ -118,6 +129,8 @@ def raise_error(error: Tree) -> None:
     if not isinstance(error, dict):
         raise RobotError(f"the server answered with a malformed error: {error!r:.80}")
     kind, text = str(error.get("kind")), str(error.get("text"))
+    if kind == "NotOwner":
+        raise NotOwner(text)
     if kind in ("CommandRefused", "WireError"):
         raise CommandRefused(text)
     raise RobotError(text if kind == "RobotError" else f"{kind}: {text}")
@@ -131,11 +144,19 @@ def _encode(request: Tree) -> list[Buffer]:
 
 
 class RobotClient:
-    """Satisfies `Robot` for the server at ``address`` (``tcp://HOST:PORT``); ``timeout`` s bounds every call."""
+    """Satisfies `Robot` for the server at ``address`` (``tcp://HOST:PORT``); ``timeout`` s bounds every call.
+
+    The first call that changes something takes the lease if it is free, every call renews it, `close`
+    releases it. Lost by silence, it is taken again by the next such call: always together with the
+    limits of the last `tighten`, so that nothing is ever sent without them, even to a server that was
+    started again.
+    """
 
     def __init__(self, address: str, timeout: float = 5.0) -> None:
-        self._channel = Channel(address, timeout)
+        self._channel = Channel(address, timeout, Client(uuid.uuid4().hex, f"{platform.node()}:{os.getpid()}"))
         self._metadata: Metadata | None = None
+        self._limits: Limits | None = None
+        self._acquired = False
 
     def __enter__(self) -> RobotClient:
         self.connect()
@@ -163,6 +184,10 @@ class RobotClient:
         self._metadata = read_hello(hello, address)
 
     def close(self) -> None:
+        if self._acquired:
+            with contextlib.suppress(RobotError):
+                self._channel.call("release", timeout=RELEASE_TIMEOUT)
+        self._acquired = False
         self._channel.close()
 
     def state(self) -> RobotState:
@@ -173,22 +198,38 @@ class RobotClient:
         return self._call(dict[str, Frame], "frames")
 
     def command(self, command: Command) -> Applied:
-        return self._call(Applied, "command", command)
+        return self._change(Applied, "command", command)
 
     def reset(self, plan: tuple[ResetStep, ...]) -> None:
-        self._call(None, "reset", plan)
+        self._change(None, "reset", plan)
 
     def confirm(self) -> None:
-        self._call(None, "confirm")
+        self._change(None, "confirm")
 
     def hold(self, reason: str) -> None:
         self._call(None, "hold", reason)
+
+    def tighten(self, limits: Limits) -> None:
+        """Take the lease, or keep it, and bind commands to these limits."""
+        self._acquire(limits)
+        self._limits = limits
 
     def status(self) -> Status:
         return self._call(Status, "status")
 
     def advance(self, seconds: float) -> None:
-        self._call(None, "advance", seconds)
+        self._change(None, "advance", seconds)
+
+    def _acquire(self, limits: Limits | None) -> None:
+        self._acquired = True  # even without an answer: then it may have been given
+        self._channel.call("acquire", limits)
+
+    def _change(self, kind: Any, name: str, *args: Any) -> Any:
+        try:
+            return self._call(kind, name, *args)
+        except NotOwner:  # nothing was done: take the lease, if it is free, and ask again
+            self._acquire(self._limits)
+            return self._call(kind, name, *args)
 
     def _call(self, kind: Any, name: str, *args: Any) -> Any:
         answer = self._channel.call(name, *args)

@@ -35,7 +35,7 @@ from robot_servers.interface import (
     Status,
 )
 from robot_servers.resets import ResetFailed, ResetRun, check_plan
-from robot_servers.safety import Guard
+from robot_servers.safety import Guard, tightened
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +60,7 @@ class GuardedRobot:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._driver = driver
-        self._guard = Guard(driver.limits)
-        if limits is not None:
-            self._guard.tighten(limits)
+        self._guard = Guard(driver.limits if limits is None else tightened(driver.limits, limits))
         self._compliance = compliance or Compliance()
         self._now = now
         self._sleep = sleep
@@ -89,7 +87,7 @@ class GuardedRobot:
             scene=driver.scene,
             clock=driver.clock,
             cycle_hz=driver.cycle_hz,
-            limits=self._guard.limits,
+            limits=self._guard.own,
             home_q=tuple(driver.home_q),
             home_pose=tuple(driver.home_pose),
             compliance=self._compliance,
@@ -151,9 +149,9 @@ class GuardedRobot:
         """Start a plan. Raises `CommandRefused` for a plan outside the limits, in a fault, or while one runs."""
         with self._lock:
             state = self._newest()
-            check_plan(plan, self._guard.limits)
+            check_plan(plan, self._guard.own)
             self._guard.begin_reset()
-            self._run = ResetRun(plan, self._driver, self._guard.limits, state, self._resets)
+            self._run = ResetRun(plan, self._driver, self._guard.own, state, self._resets)
             self._resets += 1
 
     def confirm(self) -> None:
@@ -167,6 +165,16 @@ class GuardedRobot:
         with self._lock:
             self._guard.hold(reason, self._newest())
             self._run = None
+
+    def tighten(self, limits: Limits) -> None:
+        """Bind commands to these limits, within the robot's own, until the next `tighten` or `relax`."""
+        with self._lock:
+            self._guard.tighten(limits, self._newest())
+
+    def relax(self) -> None:
+        """Bind commands to the robot's own limits again: whoever tightened them is gone."""
+        with self._lock:
+            self._guard.relax()
 
     def status(self) -> Status:
         with self._lock:

@@ -23,7 +23,7 @@ Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]
 ClockMode = Literal["realtime", "lockstep"]
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 
 class RobotError(Exception):
@@ -32,6 +32,10 @@ class RobotError(Exception):
 
 class CommandRefused(RobotError):
     """The guard refused a command; nothing moved because of it."""
+
+
+class NotOwner(CommandRefused):
+    """Whoever asked does not hold the lease: another client does, or nobody. Nothing moved because of it."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +109,7 @@ class Applied:
 
 @dataclass(frozen=True)
 class Limits:
-    """What the guard enforces; tightened by a task, never loosened by a client.
+    """What the guard enforces; tightened by the owner of the lease for its task, never loosened by a client.
 
     ``box_low``/``box_high`` (3,) m bound the target position in the base frame; ``tilt`` rad bounds
     the rotation angle between the target and ``orientation`` (quaternion xyzw); ``step`` m and
@@ -148,7 +152,10 @@ class Compliance:
 
 @dataclass(frozen=True)
 class Metadata:
-    """The first thing a server says: who it is, how fast it runs and what it enforces."""
+    """The first thing a server says: who it is, how fast it runs and what it enforces.
+
+    ``limits`` are the robot's own, the widest that a client can have; they do not change with `Robot.tighten`.
+    """
 
     robot: str  # the driver's name, e.g. "mujoco"
     scene: str  # the simulated task, or "" on hardware
@@ -230,6 +237,8 @@ class Status:
 class Robot(Protocol):
     """A guarded robot: in this process or behind a client, the calls are the same.
 
+    Behind a server one client at a time owns the robot: `command`, `reset`, `confirm`, `advance` and
+    `tighten` raise `NotOwner` while another one does. Reading and `hold` are open to everyone.
     Constructors open nothing; `connect` does, and `metadata` is valid only after it.
     """
 
@@ -252,6 +261,13 @@ class Robot(Protocol):
         ...
 
     def hold(self, reason: str) -> None: ...
+    def tighten(self, limits: Limits) -> None:
+        """Bind commands to these limits for as long as the caller owns the robot; they replace earlier ones.
+
+        Resets stay bound by the robot's own. Raises `CommandRefused` naming what would be looser than those.
+        """
+        ...
+
     def status(self) -> Status: ...
     def advance(self, seconds: float) -> None:
         """Lockstep clock only: let this much simulated time pass. Raises `RobotError` in real time."""

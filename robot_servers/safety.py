@@ -170,11 +170,12 @@ class Guard:
     stopped    closed                                                  nothing: start again
     ========== ======================================================= =========================
 
-    ``commands`` counts all commands that came, ``refused`` and ``bent`` those among them.
+    ``commands`` counts all commands that came, ``refused`` and ``bent`` those among them. ``own`` are the
+    robot's own limits, which bind resets; ``limits`` lie within them and bind everything else.
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.limits = check_limits(limits)
+        self.own = self.limits = check_limits(limits)
         self.mode: Mode = "idle"
         self.reason = ""
         self.commands = 0
@@ -184,9 +185,21 @@ class Guard:
         self._gripper: float | None = None
         self._last_command = 0.0
 
-    def tighten(self, limits: Limits) -> None:
-        """Enforce these limits from now on. Raises `RobotError` where they are looser than the present ones."""
-        self.limits = tightened(self.limits, limits)
+    def tighten(self, limits: Limits, state: RobotState) -> None:
+        """Bind commands to these limits. Raises `CommandRefused` where they are looser than the robot's own.
+
+        A motion towards a target that they exclude ends in a hold.
+        """
+        try:
+            self.limits = tightened(self.own, limits)
+        except RobotError as error:
+            raise CommandRefused(str(error)) from error
+        if self.mode == "moving" and self._pose is not None and outside(self._pose, self.limits):
+            self.hold("the limits were tightened; the next valid command goes on", state)
+
+    def relax(self) -> None:
+        """Only the robot's own limits bind again."""
+        self.limits = self.own
 
     def command(self, command: Command, state: RobotState, now: float) -> Applied:
         """Make the command the target, bent where it asks for too much. Raises `CommandRefused`.
@@ -223,7 +236,8 @@ class Guard:
         """Stay where the arm is now. A fault or a stop is not ended by it."""
         if self.mode in ("fault", "stopped"):
             return
-        self._pose = rest_target(state.pose, self.limits)
+        # a reset may be under way outside of the limits that bind commands; holding must not pull the arm back
+        self._pose = rest_target(state.pose, self.own if self.mode == "resetting" else self.limits)
         self._enter("holding", reason)
 
     def fault(self, reason: str, state: RobotState) -> None:

@@ -26,8 +26,9 @@ TABLE: dict[str, set[str]] = {
     DRIVERS: {"robot_servers.interface", "robot_servers.geometry", "robot_servers.impedance", SCENES, CAMERAS},
     "robot_servers.resets": {"robot_servers.interface", "robot_servers.geometry", "robot_servers.safety"},
     "robot_servers.guarded": {*CONTRACT, "robot_servers.safety", "robot_servers.resets"},
-    "robot_servers.server": {*CONTRACT, "robot_servers.guarded"},
-    "robot_servers.client": CONTRACT,
+    "robot_servers.lease": {"robot_servers.interface"},
+    "robot_servers.server": {*CONTRACT, "robot_servers.guarded", "robot_servers.lease"},
+    "robot_servers.client": {*CONTRACT, "robot_servers.lease"},
     "robot_servers.__main__": {*CONTRACT, "robot_servers.guarded", "robot_servers.server", DRIVERS, SCENES},
     # contracts
     "serl_core.types": set(),

@@ -262,7 +262,7 @@ def test_limits_without_sense_are_refused(change: dict[str, Any]) -> None:
 def test_tightened_limits_bind_at_once() -> None:
     """Guards against a guard that goes on with the wider limits."""
     guard = Guard(LIMITS)
-    guard.tighten(replace(LIMITS, box_high=(0.51, 0.4, 0.6)))
+    guard.tighten(replace(LIMITS, box_high=(0.51, 0.4, 0.6)), state_at(CENTRE))
     applied = guard.command(Command(CENTRE + np.array([0.05, 0, 0, 0, 0, 0, 0]), None, 0.0), state_at(CENTRE), 0.0)
     assert applied.pose[0] == 0.51 and [bend.limit for bend in applied.bends] == ["box x"]
 

@@ -23,16 +23,18 @@ from robot_servers.client import RobotClient, TruthClient
 from robot_servers.drivers.fake import LIMITS, FakeDriver
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import Command, CommandRefused, Frame, MoveTo, RobotError
+from robot_servers.lease import Lease
 from robot_servers.server import Server, answer_request, check_address, robot_calls
 
+ME = {"kind": "Client", "ident": "1", "name": "a test"}
 LOOPBACK = "tcp://127.0.0.1:*"
 
 
 @contextlib.contextmanager
-def serving(driver: FakeDriver, truth: bool = True) -> Iterator[Server]:
+def serving(driver: FakeDriver, truth: bool = True, silence: float | None = None) -> Iterator[Server]:
     robot = GuardedRobot(driver)
     robot.connect()
-    with Server(robot, LOOPBACK, LOOPBACK if truth else None) as server:
+    with Server(robot, LOOPBACK, LOOPBACK if truth else None, silence=silence) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
@@ -70,7 +72,11 @@ def ask(socket: zmq.Socket[bytes], frames: list[Any]) -> Any:
 
 
 def request(name: str, *args: Any, ident: Any = 1) -> list[Any]:
-    return wire.encode({"id": ident, "call": name, "args": list(args)})
+    return wire.encode({"id": ident, "call": name, "args": list(args), "client": ME})
+
+
+def free() -> Lease:
+    return Lease(1.0, ended=lambda: None)
 
 
 def test_counts_arrive_in_order_over_the_wire(client: RobotClient) -> None:
@@ -119,6 +125,8 @@ MALFORMED: list[list[bytes]] = [
     request("command", None),
     request("reset", [{"kind": "Explode"}]),
     request("advance", "soon"),
+    wire.encode({"id": 1, "call": "state", "args": [], "client": "me"}),  # type: ignore[list-item]
+    wire.encode({"id": 1, "call": "acquire", "args": [None]}),  # type: ignore[list-item]
     [*request("state"), b"surplus"],
     [bytes(2 << 20)],
     [b""] * 5000,
@@ -141,7 +149,7 @@ def test_malformed_messages_are_answered_and_logged(
 @given(st.lists(st.binary(max_size=40), min_size=1, max_size=3))
 def test_random_messages_get_an_error(frames: list[bytes]) -> None:
     """Guards against any bytes raising out of the server's loop."""
-    answer = wire.decode(answer_request(frames, {}))
+    answer = wire.decode(answer_request(frames, {}, free()))
     assert answer["error"]["text"]
 
 
@@ -232,14 +240,18 @@ def test_routable_addresses_need_consent(address: str) -> None:
 def test_taken_ports_say_so(server: Server) -> None:
     """Guards against a second server that fails without a word."""
     robot = GuardedRobot(FakeDriver())
+    robot.connect()
     with pytest.raises(RobotError, match="another server"), Server(robot, server.address):
         pass
 
 
 def test_calls_cover_the_protocol() -> None:
     """Guards against a method of the robot that was forgotten on the wire."""
-    wanted = {"hello", "state", "frames", "command", "reset", "confirm", "hold", "status", "advance"}
-    assert set(robot_calls(GuardedRobot(FakeDriver()))) == wanted
+    read = {"hello", "state", "frames", "status", "hold"}
+    change = {"command", "reset", "confirm", "advance"}
+    calls = robot_calls(GuardedRobot(FakeDriver()), free())
+    assert set(calls) == read | change | {"acquire", "release"}
+    assert {name for name, call in calls.items() if call.access == "owner"} == change
 
 
 @pytest.mark.parametrize(
