@@ -58,7 +58,9 @@ def main(folder: Path) -> None:
     python = folder / "bin" / "python"
     if not python.exists():
         has_ensurepip = subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode == 0
-        subprocess.run([sys.executable, "-m", "venv", *([] if has_ensurepip else ["--without-pip"]), folder], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "venv", *([] if has_ensurepip else ["--without-pip"]), folder], check=True
+        )
     if subprocess.run([python, "-m", "pip", "--version"], capture_output=True).returncode != 0:
         install_pip_from_index(python)
     subprocess.run([python, "-m", "pip", "install", "--quiet", "uv>=0.5"], check=True)

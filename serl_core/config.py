@@ -15,6 +15,7 @@ import numpy as np
 from robot_servers.interface import Compliance, Limits, RobotState
 
 Observation = Literal["state", "pixels"]
+Preset = Literal["default", "plain", "rlpd"]  # of the learner; `serl_core.policies.PRESETS` says what each means
 Truth = Mapping[str, Any]  # ground truth of a simulated scene: object poses (7,) and "success"
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 
@@ -82,6 +83,7 @@ class Task:
     cameras: tuple[str, ...] = ("front", "wrist")
     joint_reset_every: int = 1
     discount: float = 0.97
+    returns: tuple[float, float] = (0.0, 1.0)  # lowest and highest return: 1 at success, which ends the episode
 
     def __post_init__(self) -> None:
         for axis in self.axes:

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from serl_core import metrics
-from serl_core.config import ConfigError, Observation
-from serl_core.learner import Preset
+from serl_core.config import ConfigError, Observation, Preset
 from serl_core.processes import Child, children, serl
 from serl_core.progress import Progress, progress
 from serl_core.summary import read_json, write_json
@@ -34,7 +33,7 @@ class Config:
     demos: int = 20  # demonstrations to record first
     demo_steps: int = 0  # record on until this many demonstration steps are kept
     operator: Literal["scripted", "none"] = "scripted"  # who corrects the policy while it learns
-    preset: Preset = "default"  # "rlpd": ten critics, as in the paper
+    preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
     utd: int = 4  # critic updates per step
 
 

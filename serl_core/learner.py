@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from serl_core.agents.policy import params_to_tree, tree_from_flat, tree_to_flat
 from serl_core.agents.sac import SAC
 from serl_core.checkpoint import Checkpoints
-from serl_core.config import Observation
+from serl_core.config import Observation, Preset
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
 from serl_core.limiter import UpdateLimiter
@@ -34,8 +34,6 @@ from serl_core.types import Record
 
 log = logging.getLogger(__name__)
 
-Preset = Literal["default", "rlpd"]
-
 
 @dataclass(frozen=True)
 class Config:
@@ -48,7 +46,7 @@ class Config:
     address: str = "tcp://127.0.0.1:5557"  # where actors connect
     demos: Path | None = None  # demonstrations to start from; default: RUN_DIR/demos
     env_steps: int = 0  # end after this many online transitions; 0: learn until stopped
-    preset: Preset = "default"  # "rlpd": ten critics, as in the paper
+    preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
     utd: int = 4  # critic updates per online transition
     capacity: int = 200_000  # transitions in replay
     start_after: int = 100  # online transitions before training starts
@@ -84,6 +82,7 @@ class Learner:
             self.blueprint.raw_example(),
             task.action_dim,
             discount=task.discount,
+            n_step=self.agent.config.n_step,
             encode=self.blueprint.encoder(),
         )
         self.limiter = UpdateLimiter(

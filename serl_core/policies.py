@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from serl_core.agents.policy import params_from_tree
 from serl_core.agents.sac import SAC, SACConfig, make_policy, rlpd_preset
 from serl_core.checkpoint import Checkpoints
-from serl_core.config import ConfigError, Observation, Task
+from serl_core.config import ConfigError, Observation, Preset, Task
 from serl_core.envs.robot_env import observation_space
 from serl_core.nets.encoders import FEATURES, frame_encoder, random_trunk
 from serl_core.rollout import Decision
@@ -22,6 +22,16 @@ from serl_core.tasks import load_task
 from serl_core.transport import ActorLink, LinkError
 from serl_core.types import Obs
 
+IMITATION = 30.0  # returns lie in [0, 1] and differ little between two actions: less is drowned by the critics' errors
+
+PRESETS: dict[Preset, Callable[[SACConfig, Task], SACConfig]] = {
+    # follow the person where the critics agree, never believe in impossible returns, see three steps ahead
+    "default": lambda plain, task: replace(plain, imitation=IMITATION, value_bounds=task.returns, n_step=3),
+    # RLPD without any of it, at the same cost
+    "plain": lambda plain, task: plain,
+    # the same with the networks of the paper: ten critics
+    "rlpd": lambda plain, task: rlpd_preset(plain),
+}
 TRUNK_SEED = 0  # the untrained trunk is the same on every machine, so that it never has to travel
 
 
@@ -34,11 +44,11 @@ class Blueprint:
     agent_config: SACConfig
 
     @classmethod
-    def for_task(cls, task: str, obs: Observation, preset: str = "default", utd: int = 4) -> Blueprint:
-        """The networks for a task; ``preset`` "rlpd" gives the ten critics of the paper."""
+    def for_task(cls, task: str, obs: Observation, preset: Preset = "default", utd: int = 4) -> Blueprint:
+        """The networks for a task."""
         loaded = load_task(task)
-        config = SACConfig(discount=loaded.discount, grasp=loaded.gripper, utd=utd)
-        return cls(task, obs, rlpd_preset(config) if preset == "rlpd" else config)
+        plain = SACConfig(discount=loaded.discount, grasp=loaded.gripper, utd=utd)
+        return cls(task, obs, PRESETS[preset](plain, loaded))
 
     def to_tree(self) -> dict[str, Any]:
         """As plain values, for the wire and for checkpoints."""

@@ -37,3 +37,15 @@ def grasp_loss(values: jax.Array, command: jax.Array, target: jax.Array) -> jax.
     """Mean squared error of the executed command's value: values (B, 3), command (B,), target (B,)."""
     chosen = jnp.take_along_axis(values, choice_of(command)[:, None], axis=-1)[:, 0]
     return jnp.mean(jnp.square(chosen - target))
+
+
+def margin_loss(values: jax.Array, command: jax.Array, human: jax.Array, margin: float) -> jax.Array:
+    """Keeps choices that a person never made at least ``margin`` below the one they made: values (B, 3).
+
+    Without it the values of choices missing from demonstrations are whatever the network makes of them.
+    ``human`` (B,) bool selects the samples. Source: Hester et al. 2018, arXiv 1704.03732, equation 2.
+    """
+    made = choice_of(command)[:, None]
+    others = values + margin * (jnp.arange(CHOICES) != made)
+    excess = jnp.max(others, axis=-1) - jnp.take_along_axis(values, made, axis=-1)[:, 0]
+    return jnp.mean(human * excess)

@@ -11,6 +11,7 @@ obs, next_obs dicts, see nets     "state" (n,) float32; (4, 4, 128) float16 per 
 action        (A,) float32        what was handed to the environment, in [−1, 1]
 reward        () float32          task reward (summed and discounted over an n-step window)
 grasp_penalty () float32          ≤ 0, seen by the gripper critic only
+human         () bool             a person acted: a demonstration or a takeover
 discount      () float32          of the bootstrap: discount^n · (1 − terminated)
 ============= =================== ===========================================================
 """
@@ -52,8 +53,10 @@ class SACConfig:
     init_temperature: float = 0.01  # weight of the entropy at the start: 0.01 HIL-SERL, 1.0 RLPD
     target_entropy: float | None = None  # None: −(action entries)/2, the gripper counted
     value_bounds: tuple[float, float] | None = None  # what returns can be: targets are clipped to it, no overestimation
+    n_step: int = 1  # rewards summed before the bootstrap; replay builds the windows
+    imitation: float = 0.0  # weight of following the person where the critics prefer their action
+    grasp_margin: float = 0.05  # with imitation: how far below the person's gripper choice others stay
     backup_entropy: bool = False  # subtract discount · temperature · log π from the critics' target
-    value_range: tuple[float, float] | None = None  # returns a task can reach; bounds the critics' targets
     grasp: bool = False  # the last action entry is a discrete gripper with a critic of its own
     utd: int = 4  # critic updates per online transition
     batch: int = 256  # transitions per update, demonstrations included
@@ -63,8 +66,8 @@ class SACConfig:
             raise ValueError(f"critic_subset {self.critic_subset} must lie between 1 and critics ({self.critics})")
         if not (0 < self.discount < 1 and 0 < self.tau <= 1):
             raise ValueError(f"discount {self.discount} must lie in (0, 1) and tau {self.tau} in (0, 1]")
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise ValueError(f"value_range {self.value_range} must be (lowest, highest)")
+        if self.value_bounds is not None and not self.value_bounds[0] < self.value_bounds[1]:
+            raise ValueError(f"value_bounds {self.value_bounds} must be (lowest, highest)")
         if self.init_temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("init_temperature and learning_rate must be positive")
 
@@ -212,7 +215,7 @@ class SAC:
         action_key, subset_key = jax.random.split(key)
         z = nets.encode(state.critic, state.normaliser, batch["next_obs"])
         target_z = nets.encode(state.target, state.normaliser, batch["next_obs"])
-        action, log_prob = nets.act(state.actor, z, action_key)
+        action, log_prob, _ = nets.act(state.actor, z, action_key)
         members = state.target["arm"]
         if config.critic_subset < config.critics:
             chosen = draw_subset(subset_key, config.critics, config.critic_subset)
@@ -226,18 +229,10 @@ class SAC:
         if config.grasp:
             online, target = nets.grasp_values(state.critic, z), nets.grasp_values(state.target, target_z)
             reward, penalty, discount = batch["reward"], batch["grasp_penalty"], batch["discount"]
+            if config.value_bounds is not None:  # penalties come on top, but they are small
+                target = jnp.clip(target, config.value_bounds[0] - 0.1, config.value_bounds[1])
             targets["grasp"] = grasp.double_dqn_target(reward, penalty, discount, online, target)
-        return self._bounded(targets)
-
-    def _bounded(self, targets: dict[str, jax.Array]) -> dict[str, jax.Array]:
-        """Clip to what returns can be, against overestimation (HER, arXiv 1707.01495, appendix A)."""
-        if self.config.value_range is None:
-            return targets
-        low, high = self.config.value_range
-        bounded = {"arm": jnp.clip(targets["arm"], low, high)}
-        if self.config.grasp:
-            bounded["grasp"] = jnp.minimum(targets["grasp"], high)  # penalties may lead below the lowest reward
-        return bounded
+        return targets
 
     def _critic_loss(
         self, critic: dict[str, Any], normaliser: Normaliser, batch: Batch, targets: dict[str, jax.Array]
@@ -248,9 +243,12 @@ class SAC:
         loss = jnp.mean(jnp.square(values - targets["arm"]))
         metrics = {"critic_loss": loss, "q_mean": jnp.mean(values), "target_mean": jnp.mean(targets["arm"])}
         if self.config.grasp:
-            metrics["grasp_loss"] = grasp.grasp_loss(
-                nets.grasp_values(critic, z), batch["action"][:, -1], targets["grasp"]
-            )
+            grasp_values = nets.grasp_values(critic, z)
+            metrics["grasp_loss"] = grasp.grasp_loss(grasp_values, batch["action"][:, -1], targets["grasp"])
+            if self.config.imitation:
+                metrics["grasp_loss"] += grasp.margin_loss(
+                    grasp_values, batch["action"][:, -1], batch["human"], self.config.grasp_margin
+                )
             loss = loss + metrics["grasp_loss"]
         return loss, metrics
 
@@ -260,9 +258,12 @@ class SAC:
         temperature = jnp.exp(state.log_temperature)
 
         def actor_loss(actor: Any) -> tuple[jax.Array, jax.Array]:
-            action, log_prob = self._networks.act(actor, z, action_key)
+            action, log_prob, mode = self._networks.act(actor, z, action_key)
             value = jnp.mean(self._networks.arm_values(state.critic, z, action), axis=0)
-            return jnp.mean(temperature * log_prob - value), -jnp.mean(log_prob)
+            loss = jnp.mean(temperature * log_prob - value)
+            if self.config.imitation:
+                loss = loss + self.config.imitation * self._imitation_loss(state, z, batch, action, mode)
+            return loss, -jnp.mean(log_prob)
 
         (loss, entropy), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
         changes, actor_opt = self._optimiser.update(grads, state.actor_opt)
@@ -282,6 +283,21 @@ class SAC:
         )
         return state, metrics
 
+    def _imitation_loss(
+        self, state: TrainState, z: jax.Array, batch: Batch, action: jax.Array, mode: jax.Array
+    ) -> jax.Array:
+        """Squared distance to the person's action, wherever the critics still prefer it to the policy's ``mode``.
+
+        Source: the Q-filter of Nair et al. 2018 (arXiv 1709.10089, section IV-C). The filter is what lets
+        the policy become better than the person. The sampled ``action`` is what is drawn near, so that the
+        policy also stops exploring where it follows.
+        """
+        human = batch["action"][:, : self._arm_dim]
+        theirs = jnp.mean(self._networks.arm_values(state.critic, z, human), axis=0)
+        ours = jnp.mean(self._networks.arm_values(state.critic, z, jax.lax.stop_gradient(mode)), axis=0)
+        gate = jax.lax.stop_gradient((theirs > ours) & batch["human"])
+        return jnp.mean(gate * jnp.sum(jnp.square(action - human), axis=-1))
+
 
 @final
 class _Networks:
@@ -299,9 +315,10 @@ class _Networks:
         normalised = {**obs, "state": normaliser(obs["state"])}
         return self.encoder.apply({"params": critic["encoder"]}, normalised)  # type: ignore[return-value]
 
-    def act(self, actor: Any, z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def act(self, actor: Any, z: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """A sampled action (B, A), its log density (B,), and the mode (B, A)."""
         mean, log_std = self.distribution(actor, z)
-        return tanh_sample(key, mean, log_std)
+        return *tanh_sample(key, mean, log_std), jnp.tanh(mean)
 
     def distribution(self, actor: Any, z: jax.Array) -> tuple[jax.Array, jax.Array]:
         return self.actor.apply({"params": actor}, z)  # type: ignore[return-value]

@@ -161,6 +161,7 @@ class Replay:
             "action": self._action.take(slots, axis=0),
             "reward": reward,
             "grasp_penalty": penalty,
+            "human": self._operator[slots],
             "discount": discount,
         }
 
