@@ -1,4 +1,4 @@
-"""One owner at a time: which client may change what the robot does. Everyone may look, and everyone may hold the arm."""
+"""One owner at a time: which client may change what the robot does. To look, and to hold the arm, is open to all."""
 
 from __future__ import annotations
 
