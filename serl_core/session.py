@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +13,16 @@ import gymnasium as gym
 import numpy as np
 
 from robot_servers.client import RobotClient, TruthClient
-from robot_servers.interface import Limits, Metadata, Robot, RobotError
+from robot_servers.interface import CommandRefused, Limits, Metadata, NotOwner, Robot, RobotError
 from serl_core.clock import Clock, LockstepClock, RealtimeClock
 from serl_core.config import ConfigError, Observation, Task, Truth
 from serl_core.envs.build import build_env
 from serl_core.envs.rewards import OracleJudge
 from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
+
+log = logging.getLogger(__name__)
+
+LEASE_WAIT = 40.0  # s; outlives the lease of a client that was killed, on either clock
 
 
 @dataclass(frozen=True)
@@ -29,16 +35,20 @@ class Session:
 
 
 @contextlib.contextmanager
-def connected(task: Task, obs: Observation, address: str, truth_address: str | None = None) -> Iterator[Session]:
-    """Connect to the server at ``address`` (and to its privileged channel, if given) for one task.
+def connected(
+    task: Task, obs: Observation, address: str, truth_address: str | None = None, patience: float = LEASE_WAIT
+) -> Iterator[Session]:
+    """Own the robot at ``address`` for one task, bound by the task's limits, until the end of the block.
 
-    Raises RobotError within 5 s if nobody answers, or if the server's metadata does not fit the task.
+    ``truth_address`` is that of its privileged channel. Raises RobotError within 5 s if nobody answers, if
+    the robot does not fit the task, or if another client still owns it after ``patience`` s.
     """
     robot = RobotClient(address)
     robot.connect()
     with contextlib.ExitStack() as stack:
         stack.callback(robot.close)
         check_metadata(task, obs, robot.metadata, address)
+        _take(robot, task, address, patience)
         truth = None
         if truth_address is not None:
             client = TruthClient(truth_address)
@@ -61,6 +71,33 @@ def make_env(
     return build_env(task, session.robot, obs=obs, clock=session.clock, truth=session.truth, judge=judge, device=device)
 
 
+def _take(robot: Robot, task: Task, address: str, patience: float) -> None:
+    """Take the lease with the task's limits, which bind at the robot from now on."""
+    deadline = time.monotonic() + patience
+    try:
+        while not _tightened(robot, task.limits, time.monotonic() < deadline):
+            time.sleep(0.5)
+    except NotOwner:
+        raise
+    except CommandRefused as error:
+        raise RobotError(
+            f"the limits of the task {task.name} reach beyond those of the server at {address}: {error}; "
+            "change the task's: a server's limits are never loosened by its users"
+        ) from error
+
+
+def _tightened(robot: Robot, limits: Limits, again: bool) -> bool:
+    """Whether the limits bind now; if ``again``, another owner is a reason to wait rather than an error."""
+    try:
+        robot.tighten(limits)
+    except NotOwner as error:
+        if not again:
+            raise
+        log.warning("waiting for the robot: %s", error)
+        return False
+    return True
+
+
 def _clock(robot: Robot, task: Task) -> Clock:
     """The clock that the server runs on, at the task's control rate."""
     period = 1.0 / task.control_hz
@@ -81,15 +118,3 @@ def check_metadata(task: Task, obs: Observation, metadata: Metadata, address: st
             f"{where} has no camera {', '.join(missing)} (it has: {', '.join(metadata.cameras) or 'none'}), "
             f"which the task {task.name} sees with: start it with --cameras {' '.join(task.cameras)}"
         )
-    if not _contains(metadata.limits, task.limits):
-        raise RobotError(
-            f"the workspace box of the task {task.name} reaches beyond the limits of {where}: "
-            "shrink the task's box; a server's limits are never loosened by its users"
-        )
-
-
-def _contains(outer: Limits, inner: Limits) -> bool:
-    """Whether every position that ``inner`` allows is allowed by ``outer``."""
-    low = np.all(np.asarray(inner.box_low) >= np.asarray(outer.box_low) - 1e-9)
-    high = np.all(np.asarray(inner.box_high) <= np.asarray(outer.box_high) + 1e-9)
-    return bool(low and high)

@@ -91,10 +91,10 @@ class RobotEnv(gym.Env[Any, Any]):
     ``ask`` is told once of every question that a reset puts to a person; without it the question is
     logged. Somebody then calls `Robot.confirm`.
 
-    ``info`` of a step: "target" (7,) the TCP target the guard sent; "bent": whether the guard or the
-    task's workspace changed it; "time" s of the observation; "state": the `RobotState`; "gripper":
+    ``info`` of a step: "target" (7,) the TCP target the guard sent; "bent": whether one of the
+    task's limits changed it; "time" s of the observation; "state": the `RobotState`; "gripper":
     the last command, 1 open, 0 closed; and "abort", the reason, if the robot refused or failed. An aborted
-    step commands nothing, holds the robot and truncates the episode.
+    step holds the robot and truncates the episode; its observation is the one before it.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium's own declaration is a mutable class attribute
@@ -133,8 +133,9 @@ class RobotEnv(gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-        """Reset scene and arm. Raises RobotError if the robot does not get there."""
+        """Reset scene and arm. Raises RobotError if the robot does not get there, or is somebody else's."""
         super().reset(seed=seed)
+        self._robot.tighten(self._task.limits)  # whoever made the robot: no episode without its task's limits
         self._robot.reset(self._plan())
         self._clock.start()
         self._await_reset()
@@ -177,12 +178,9 @@ class RobotEnv(gym.Env[Any, Any]):
             self._gripper = float(action[-1] > 0)
         delta = action_to_delta(self._task, action)
         asked = next_target(state.pose, self._start, delta, self._task.axes)
-        limits = self._task.limits
-        target = asked.copy()
-        target[:3] = np.clip(asked[:3], limits.box_low, limits.box_high)  # the task's box lies within the guard's
         gripper = self._gripper if self._task.gripper else None
-        applied = self._robot.command(Command(target, gripper, state.time))
-        return applied.pose, bool(applied.bends) or not np.array_equal(asked, target)
+        applied = self._robot.command(Command(asked, gripper, state.time))
+        return applied.pose, bool(applied.bends)
 
     def _aborted(self, reason: str) -> tuple[dict[str, npt.NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """The end of an episode that cannot go on: the robot holds, the last observation stands."""
