@@ -100,6 +100,7 @@ def _step(
         takeover=int(info.get("takeover", -1)),
         policy_version=decision.version,
         time=float(info["time"]),
+        aborted="abort" in info,
     )
 
 

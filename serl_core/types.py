@@ -8,7 +8,7 @@ A step carries only the observation it *led to*: each observation travels and is
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -57,6 +57,9 @@ class Step:
     takeover       int            number of the takeover within the session, −1 outside of one
     policy_version int            version of the weights behind ``proposal``; −1 before the first
     time           float          s, robot server clock, of ``next_obs``
+    aborted        bool           the command was refused or the robot failed: what the action leads to
+                                  is unknown, ``next_obs`` is the observation before it; the last
+                                  step of its episode; replay leaves it out
     ============== ============== ============================================================
     """
 
@@ -77,6 +80,7 @@ class Step:
     takeover: int
     policy_version: int
     time: float
+    aborted: bool = False
 
 
 Record: TypeAlias = EpisodeStart | Step
@@ -89,13 +93,18 @@ def record_to_tree(record: Record) -> dict[str, Any]:
 
 
 def record_from_tree(tree: Mapping[str, Any]) -> Record:
-    """The inverse of `record_to_tree`. Raises ValueError naming what is missing or unknown."""
+    """The inverse of `record_to_tree`. Raises ValueError naming what is missing or unknown.
+
+    Fields with a default may be missing: records outlive the version that wrote them.
+    """
     kinds: dict[str, type[Record]] = {"EpisodeStart": EpisodeStart, "Step": Step}
     kind = kinds.get(str(tree.get("kind")))
     if kind is None:
         raise ValueError(f"record of unknown kind {tree.get('kind')!r}; known: {', '.join(kinds)}")
     fields = {name: value for name, value in tree.items() if name != "kind"}
-    wrong = set(fields) ^ set(kind.__dataclass_fields__)
+    known = kind.__dataclass_fields__
+    needed = {name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING}
+    wrong = (set(fields) - set(known)) | (needed - set(fields))
     if wrong:
         raise ValueError(f"{kind.__name__} record: missing or unknown fields {sorted(wrong)}")
     return kind(**fields)

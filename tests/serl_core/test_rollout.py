@@ -2,9 +2,12 @@ from itertools import count
 
 import gymnasium as gym
 import numpy as np
+import pytest
+from env_parts import REACH, Arm
 
+from serl_core.envs.build import build_env
 from serl_core.rollout import Decision, Identity, rollout
-from serl_core.types import EpisodeStart, Record, Step
+from serl_core.types import EpisodeStart, Record, Step, record_from_tree, record_to_tree
 
 
 class CountingEnv(gym.Env):
@@ -64,3 +67,33 @@ def test_a_stop_within_an_episode_is_a_truncation():
     steps = [r for r in records if isinstance(r, Step)]
     assert len(steps) == 7
     assert steps[-1].truncated and not steps[-1].terminated
+
+
+def test_an_aborted_step_says_so():
+    """Guards replay against a transition that never happened: the refused action was not carried out."""
+    arm, records = Arm(), []
+    env = build_env(REACH, arm.robot, obs="state", clock=arm.clock(), truth=arm.truth)
+
+    def slow(obs) -> Decision:
+        if len(records) == 4:
+            arm.robot.advance(1.0)  # the next command answers a state that is too old
+        return Decision(np.zeros(4, np.float32))
+
+    rollout(env, slow, [records.append], identity=Identity("a"), seeds=[0, 1], stop=lambda: len(records) > 6)
+    aborted = [record.aborted for record in records if isinstance(record, Step)]
+    assert aborted[:4] == [False, False, False, True] and not any(aborted[4:])
+    assert records[4].truncated and not records[4].terminated and isinstance(records[5], EpisodeStart)
+    np.testing.assert_array_equal(records[4].next_obs["state"], records[3].next_obs["state"])
+
+
+def test_records_of_an_earlier_version_are_read():
+    """Guards recorded demonstrations against a field that came later; fields nobody knows stay an error."""
+    (_, first, *_), _ = run(episodes=1)
+    tree = record_to_tree(first)
+    del tree["aborted"]
+    again = record_from_tree(tree)
+    assert isinstance(again, Step) and not again.aborted
+    with pytest.raises(ValueError, match="reward"):
+        record_from_tree({name: value for name, value in tree.items() if name != "reward"})
+    with pytest.raises(ValueError, match="surplus"):
+        record_from_tree(tree | {"surplus": 1})
