@@ -21,6 +21,7 @@ class Config:
     truth_port: int | None = None  # port of the ground truth (simulated robots); closed unless given
     clock: ClockMode = "realtime"  # "lockstep": the client makes time pass, as fast as the machine can
     cameras: tuple[str, ...] = ()  # cameras to render, e.g. front wrist
+    insecure: bool = False  # allow a host that others can reach: whoever reaches it can move the arm
 
 
 def main(config: Config) -> int:
@@ -35,4 +36,5 @@ def main(config: Config) -> int:
         truth_port=config.truth_port,
         clock=config.clock,
         cameras=config.cameras,
+        insecure=config.insecure,
     )

@@ -40,3 +40,18 @@ def test_exit_status_and_stderr_of_bad_input():
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
+
+
+def test_a_robot_that_others_could_reach_needs_consent(capsys):
+    """Guards against an arm that anyone in the building can move, through either of its ports."""
+    assert cli.run(["server", "fake", "--host", "0.0.0.0", "--truth-port", "0"]) == 2
+    assert "refusing to serve on 0.0.0.0" in capsys.readouterr().err
+
+
+def test_consent_reaches_the_server(monkeypatch):
+    """Guards against a flag that is accepted and then lost on its way."""
+    given = {}
+    monkeypatch.setattr("robot_servers.__main__.serve", lambda robot, **options: given.update(options) or 0)
+    for flags in ([], ["--insecure"]):
+        cli.run(["server", "fake", "--host", "0.0.0.0", *flags])
+        assert given["insecure"] is bool(flags)
