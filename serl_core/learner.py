@@ -216,7 +216,7 @@ class Learner:
             {
                 "blueprint": self.blueprint.to_tree(),
                 "agent": tree_to_flat(self.state),
-                "policy": params_to_tree(self.agent.policy(self.state)),  # all that an evaluation reads
+                "policy": params_to_tree(self.agent.averaged_policy(self.state)),  # all that an evaluation reads
                 "limiter": self.limiter.state_dict(),
                 "grad_steps": self.grad_steps,
                 "version": self.version,

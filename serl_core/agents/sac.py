@@ -85,6 +85,7 @@ class TrainState:
     critic_opt: Any
     target: dict[str, Any]  # soft copy of ``critic``
     actor: Any  # the actor's head
+    actor_average: Any  # soft copy of ``actor``: steadier, for evaluation
     actor_opt: Any
     log_temperature: Any  # () float32
     temperature_opt: Any
@@ -133,6 +134,7 @@ class SAC:
         self._update = jax.jit(self._update_impl, donate_argnums=0)
         self._update_critic = jax.jit(self._update_critic_impl, donate_argnums=0)
         self._policy = jax.jit(self._policy_impl)
+        self._averaged_policy = jax.jit(self._averaged_policy_impl)
 
     def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> TrainState:
         """A fresh state; without a normaliser "state" is used as it is."""
@@ -154,6 +156,10 @@ class SAC:
         """A copy of what acting needs, safe to hand to another thread while ``state`` is donated."""
         return self._policy(state)
 
+    def averaged_policy(self, state: TrainState) -> PolicyParams:
+        """The same from the soft copies: what the policy was lately, without the jitter of single updates."""
+        return self._averaged_policy(state)
+
     def _init_impl(self, key: jax.Array, normaliser: Normaliser) -> TrainState:
         keys = jax.random.split(key, 5)
         nets = self._networks
@@ -171,6 +177,7 @@ class SAC:
             critic_opt=self._optimiser.init(critic),
             target=jax.tree.map(jnp.copy, critic),  # one buffer cannot be donated twice
             actor=actor,
+            actor_average=jax.tree.map(jnp.copy, actor),
             actor_opt=self._optimiser.init(actor),
             log_temperature=log_temperature,
             temperature_opt=self._optimiser.init(log_temperature),
@@ -194,6 +201,10 @@ class SAC:
 
     def _policy_impl(self, state: TrainState) -> PolicyParams:
         params = PolicyParams(state.critic["encoder"], state.actor, state.critic["grasp"], state.normaliser)
+        return jax.tree.map(jnp.copy, params)
+
+    def _averaged_policy_impl(self, state: TrainState) -> PolicyParams:
+        params = PolicyParams(state.target["encoder"], state.actor_average, state.target["grasp"], state.normaliser)
         return jax.tree.map(jnp.copy, params)
 
     def _critic_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -267,7 +278,8 @@ class SAC:
 
         (loss, entropy), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
         changes, actor_opt = self._optimiser.update(grads, state.actor_opt)
-        actor = optax.apply_updates(state.actor, changes)
+        actor: Any = optax.apply_updates(state.actor, changes)
+        average: Any = optax.incremental_update(actor, state.actor_average, self.config.tau)
         slope = temperature * (entropy - self.target_entropy)  # of temperature · surplus, in log temperature
         change, temperature_opt = self._optimiser.update(slope, state.temperature_opt)
         metrics = {"actor_loss": loss, "entropy": entropy, "temperature": temperature}
@@ -275,6 +287,7 @@ class SAC:
         state = replace(
             state,
             actor=actor,
+            actor_average=average,
             actor_opt=actor_opt,
             log_temperature=state.log_temperature + change,
             temperature_opt=temperature_opt,
