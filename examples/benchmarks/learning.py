@@ -3,9 +3,10 @@
 Methods, all with the same evaluation (100 episodes, final checkpoint, no help, success from the oracle):
 
 - ``hil``: 20 demonstrations, then training with the scripted operator's interventions;
-- ``rlpd``: the same without interventions;
-- ``rlpd_more_demos``: without interventions, but with as many more demonstration steps as ``hil``'s
-  operator spent in the run of the same seed (the control for the operator's effort);
+- ``no_operator``: the same without interventions;
+- ``rlpd``: plain RLPD (no imitation term, no bounded targets, one-step targets) without interventions;
+- ``rlpd_more_demos``: plain RLPD with as many more demonstration steps as ``hil``'s operator spent in
+  the run of the same seed (the control for the operator's effort);
 - ``bc``: behaviour cloning of ``hil``'s 20 demonstrations;
 - ``operator``: the scripted operator alone.
 
@@ -29,7 +30,6 @@ from typing import Any, Literal
 import jax
 import numpy as np
 import tyro
-from serl_core.teleop.scripted import OperatorConfig
 
 from serl_core import demo
 from serl_core.agents.bc import BC, BCConfig, make_bc_policy
@@ -42,9 +42,10 @@ from serl_core.policies import Blueprint
 from serl_core.record import idle
 from serl_core.rollout import Decision, Policy
 from serl_core.summary import Tally, read_json
+from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import Obs
 
-Method = Literal["hil", "rlpd", "rlpd_more_demos", "bc", "operator"]
+Method = Literal["hil", "no_operator", "rlpd", "rlpd_more_demos", "bc", "operator"]
 RESULTS = Path(__file__).parent / "results"
 BC_UPDATES = 10_000
 FIELDS = (
@@ -125,6 +126,7 @@ class Benchmark:
                     eval_episodes=config.eval_episodes,
                     demo_steps=self.extra_demo_steps(seed) if method == "rlpd_more_demos" else 0,
                     operator="scripted" if method == "hil" else "none",
+                    preset="default" if method in ("hil", "no_operator") else "plain",
                     utd=config.utd,
                 )
             )
