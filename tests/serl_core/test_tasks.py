@@ -90,6 +90,25 @@ def test_the_start_lies_within_the_task(name):
     assert np.all(centre - noise > task.limits.box_low) and np.all(centre + noise < task.limits.box_high)
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_no_action_of_the_task_is_bent_by_its_own_step(name):
+    """Guards the meaning of actions: within the box, full speed along a diagonal is what the robot is told."""
+    task = load_task(name)
+    moved = sum(axis in ("x", "y", "z") for axis in task.axes)
+    turned = len(task.axes) - moved
+    assert task.step_translation * moved**0.5 <= task.limits.step
+    assert task.step_rotation * turned**0.5 <= task.limits.turn
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_the_limits_of_the_task_lie_within_the_scene(name):
+    """Guards the first minute: a robot refuses a task that is looser than itself."""
+    task = load_task(name)
+    robot = connected(task)
+    robot.tighten(task.limits)
+    robot.close()
+
+
 def test_a_robot_that_is_not_connected_says_so():
     """Guards the first error a newcomer meets."""
     task = load_task("pick_cube")
