@@ -73,10 +73,8 @@ def make_env(
 
 def _take(robot: Robot, task: Task, address: str, patience: float) -> None:
     """Take the lease with the task's limits, which bind at the robot from now on."""
-    deadline = time.monotonic() + patience
     try:
-        while not _tightened(robot, task.limits, time.monotonic() < deadline):
-            time.sleep(0.5)
+        _wait_for_lease(robot, task.limits, patience)
     except NotOwner:
         raise
     except CommandRefused as error:
@@ -86,16 +84,20 @@ def _take(robot: Robot, task: Task, address: str, patience: float) -> None:
         ) from error
 
 
-def _tightened(robot: Robot, limits: Limits, again: bool) -> bool:
-    """Whether the limits bind now; if ``again``, another owner is a reason to wait rather than an error."""
-    try:
-        robot.tighten(limits)
-    except NotOwner as error:
-        if not again:
-            raise
-        log.warning("waiting for the robot: %s", error)
-        return False
-    return True
+def _wait_for_lease(robot: Robot, limits: Limits, patience: float) -> None:
+    """Own the robot with these limits. Raises NotOwner if another client still does after ``patience`` s."""
+    deadline = time.monotonic() + patience
+    told = False
+    while True:
+        try:
+            return robot.tighten(limits)
+        except NotOwner as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not told:
+                log.warning("waiting up to %.0f s: %s", patience, error)
+            told = True
+        time.sleep(0.5)
 
 
 def _clock(robot: Robot, task: Task) -> Clock:
