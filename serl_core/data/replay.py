@@ -128,7 +128,11 @@ class Replay:
             slot = self._store_frame(record.obs)
             self._episodes[record.actor] = _Episode(record.episode, record.source, slot)
             return False
-        return self._insert_step(record, self._check_step(record))
+        episode = self._check_step(record)
+        if record.aborted:  # its action was not executed: nothing follows from it
+            episode.done = True
+            return False
+        return self._insert_step(record, episode)
 
     def sample(self, rng: np.random.Generator, batch: int, utd: int, demo_ratio: float = 0.5) -> Batches:
         """``utd`` minibatches (leading dimensions (utd, batch)), a share ``demo_ratio`` of each from "demos".

@@ -289,3 +289,14 @@ def test_index_set_is_a_set() -> None:
         assert (
             set(slots.items()) == reference and len(slots) == len(reference) and (slot in slots) == (slot in reference)
         )
+
+
+def test_an_aborted_step_is_not_learnt_from() -> None:
+    """Bug: a command that the robot refused is learned as an action that changes nothing."""
+    store = replay()
+    store.insert(start(0, 0))
+    store.insert(step(0, 0, 0))
+    assert not store.insert(replace(step(0, 0, 1, truncated=True), aborted=True))
+    assert store.size("online") == 1
+    fill(store, 0, 1, "pp")
+    assert_pairs(store)
