@@ -50,10 +50,11 @@ def one_line(box: str, known_options: Sequence[str]) -> str:
     if unknown:
         option = unknown.group(1)
         return f"unknown option {option}{nearest(option, known_options)}"
-    missing = re.search(r"Missing from .*?:\s+(?:\S+\s+)?(\w+) \(required\)", text)
+    text = re.sub(r" *For full helptext.*$", "", text)
+    missing = re.search(r"Missing from [^:]*: +(.*?) *\(required\)", text)
     if missing:
-        return f"missing argument {missing.group(1).upper()}"
-    error = re.search(r"(Error parsing .*?|invalid choice.*?)(?: Argument helptext| For full helptext|$)", text)
+        return f"missing {missing.group(1)}"
+    error = re.search(r"(Error parsing .*?|invalid choice.*?|Missing value .*?)(?: Argument helptext|$)", text)
     return error.group(1).strip() if error else text
 
 

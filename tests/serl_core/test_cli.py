@@ -23,7 +23,8 @@ def test_every_command_explains_all_its_options(command, capsys):
         (["demo", "--tsk", "pick_cube"], 'unknown option --tsk; did you mean "--task"?'),
         (["demo", "--task", "pick_cub"], 'unknown task "pick_cub"; did you mean "pick_cube"?'),
         (["demo", "--seed", "x"], "Error parsing --seed"),
-        (["learner"], "RUN"),
+        (["learner"], "missing --run-dir PATH"),
+        (["eval"], "missing PATH"),
     ],
 )
 def test_bad_input_is_answered_in_one_line(arguments, text):
