@@ -55,6 +55,7 @@ def install_pip_from_index(python: Path) -> None:
 
 
 def main(folder: Path) -> None:
+    """Make ``folder`` an environment with pip and uv; what is there already stays."""
     python = folder / "bin" / "python"
     if not python.exists():
         has_ensurepip = subprocess.run([sys.executable, "-c", "import ensurepip"], capture_output=True).returncode == 0
@@ -69,6 +70,6 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         raise SystemExit(__doc__)
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036, whoever runs this may have an older one
         raise SystemExit(f"Python 3.11 or newer is needed, this is {sys.version.split()[0]}")
     main(Path(sys.argv[1]))

@@ -8,7 +8,7 @@ import math
 import os
 from collections import deque
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class Metrics:
         return self._fd
 
 
-def read(path: Path) -> list[dict[str, Value]]:
+def read(path: Path) -> list[dict[str, Any]]:
     """All rows of ``path``, an empty list if it does not exist; torn lines are left out."""
     rows = []
     for line in path.read_bytes().splitlines() if path.exists() else []:

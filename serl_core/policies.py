@@ -57,7 +57,9 @@ class Blueprint:
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Blueprint:
         """The inverse of `to_tree`. Raises ConfigError if the weights belong to another version of the networks."""
-        values = {name: tuple(value) if isinstance(value, list) else value for name, value in tree["agent"].items()}
+        values: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value for name, value in tree["agent"].items()
+        }
         try:
             return cls(tree["task"], tree["obs"], SACConfig(**values))
         except TypeError as error:

@@ -48,7 +48,7 @@ from serl_core.types import Obs
 Method = Literal["hil", "no_operator", "rlpd", "rlpd_more_demos", "bc", "operator"]
 RESULTS = Path(__file__).parent / "results"
 BC_UPDATES = 10_000
-FIELDS = (
+FIELDS: tuple[str, ...] = (
     "method", "seed", "successes", "episodes", "wilson_low", "wilson_high", "mean_success_steps", "demo_steps",
     "env_steps", "intervention_steps", "interventions", "achieved_utd", "weight_age_steps_median", "wall_s",
     "machine", "commit",
