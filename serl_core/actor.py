@@ -10,16 +10,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
-from serl_core.config import ConfigError, Observation
+from serl_core.config import Observation
 from serl_core.metrics import Metrics
 from serl_core.policies import LinkPolicy
 from serl_core.processes import StopFlag
 from serl_core.rollout import Identity, rollout
 from serl_core.session import connected, make_env
-from serl_core.summary import Tally, write_json
+from serl_core.summary import Tally
 from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
-from serl_core.transport import ActorLink
+from serl_core.transport import ActorLink, LinkError
 from serl_core.types import EpisodeStart, Record
 
 
@@ -36,17 +36,21 @@ class Config:
     operator: Literal["scripted", "none"] = "scripted"  # who corrects the policy
     name: str = "actor"  # of this actor: letters, digits, "_", "." and "-"
     env_steps: int = 0  # end after this many steps; 0: until stopped
+    resume: bool = False  # count what the learner has stored already towards env_steps
     max_behind: int = 20  # lockstep: wait while the learner is this many transitions behind
     seed: int = 0
+
+
+PATIENCE = 120  # s to wait for a learner; it may be compiling
 
 
 class Recorder:
     """Sends every record to the learner, and under the lockstep clock waits for it to keep up."""
 
-    def __init__(self, link: ActorLink, max_behind: int | None, patience: float) -> None:
+    def __init__(self, link: ActorLink, max_behind: int | None, stop: Callable[[], bool]) -> None:
         self._link = link
         self._max_behind = max_behind
-        self._patience = patience
+        self._stop = stop
 
     def __call__(self, record: Record) -> None:
         self._link.send(record)
@@ -57,33 +61,42 @@ class Recorder:
         def caught_up(report: Mapping[str, Any]) -> bool:
             return self._link.learner_lag() + report.get("behind", 0) <= max_behind
 
-        if not self._link.wait_until(caught_up, timeout=self._patience):
-            raise ConfigError(f"the learner did not catch up within {self._patience:.0f} s; is it still running?")
+        for _ in range(PATIENCE):
+            if self._link.wait_until(caught_up, timeout=1.0) or self._stop():
+                return
+        raise LinkError(
+            f"the learner did not catch up within {PATIENCE} s ({self._link.status().text}): is it running?"
+        )
 
 
 class EpisodeLog:
-    """Writes one line of metrics per episode, and the ages of the weights that acted."""
+    """Writes one line of metrics per episode, with the age of the weights that acted (median, in steps)."""
 
-    def __init__(self, tally: Tally, metrics: Metrics, policy: LinkPolicy, wall: Callable[[], float]) -> None:
-        self.ages: list[int] = []
+    def __init__(
+        self, tally: Tally, metrics: Metrics, policy: LinkPolicy, already: int, wall: Callable[[], float] = time.time
+    ) -> None:
+        self._ages: list[int] = []
         self._tally = tally
         self._metrics = metrics
         self._policy = policy
+        self._already = already
         self._wall = wall
 
     def __call__(self, record: Record) -> None:
         if isinstance(record, EpisodeStart):
+            self._ages = []
             return
-        if record.policy_version >= 0:
-            self.ages.append(self._tally.steps - 1 - self._policy.transitions)
+        steps = self._already + self._tally.steps
+        self._ages.append(steps - 1 - self._policy.transitions)
         if record.terminated or record.truncated:
-            figures = asdict(self._tally.episodes[-1])
-            self._metrics.write(self._tally.steps, self._wall(), **figures, version=self._policy.version)
+            figures = {**asdict(self._tally.episodes[-1]), "total_steps": steps}
+            age = median(self._ages)
+            self._metrics.write(steps, self._wall(), **figures, version=self._policy.version, weight_age_steps=age)
 
 
-def training_seeds(seed: int) -> Iterator[int]:
-    """Episode seeds of a training run, apart from those of evaluations and demonstrations."""
-    return count(2_000_000 + 100_000 * seed)
+def training_seeds(seed: int, already: int) -> Iterator[int]:
+    """Episode seeds of a training run, apart from those of evaluations and demonstrations; new ones after a resume."""
+    return count(2_000_000 + 100_000 * seed + already)
 
 
 def main(config: Config) -> int:
@@ -97,32 +110,21 @@ def main(config: Config) -> int:
         operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None
         env = make_env(session, task, config.obs, operator, config.seed)
         policy = LinkPolicy(link, config.seed)
-        policy.wait(timeout=120.0)
-        tally = Tally()
+        if not policy.wait(PATIENCE, stop):
+            return 0
+        already = int(link.status().report["stored"]) if config.resume else 0
         lockstep = session.robot.metadata.clock == "lockstep"
-        log = EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, time.time)
-        recorder = Recorder(link, config.max_behind if lockstep else None, patience=120.0)
+        tally = Tally()
+        log = EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already)
         rollout(
             env,
             policy,
-            [recorder, tally, log],
+            [Recorder(link, config.max_behind if lockstep else None, stop), tally, log],
             identity=Identity(link.session),
-            seeds=training_seeds(config.seed),
-            stop=lambda: stop() or 0 < config.env_steps <= tally.steps,
+            seeds=training_seeds(config.seed, already),
+            stop=stop,
+            budget=max(0, config.env_steps - already) if config.env_steps else None,
             meta={"task": task.name, "obs": config.obs},
         )
-        link.wait_drained(timeout=60.0)
-        write_json(config.run_dir / "actor.json", figures(tally, log))
+        link.wait_drained(timeout=PATIENCE)
     return 0
-
-
-def figures(tally: Tally, log: EpisodeLog) -> dict[str, float | None]:
-    """What an actor reports at its end."""
-    return {
-        "env_steps": tally.steps,
-        "episodes": len(tally.episodes),
-        "intervention_steps": tally.operator_steps,
-        "interventions": len(tally.takeovers),
-        "bent_commands": tally.bent,
-        "weight_age_steps_median": median(log.ages) if log.ages else None,
-    }

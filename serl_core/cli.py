@@ -14,8 +14,11 @@ from typing import Any
 import tyro
 
 from robot_servers.interface import RobotError
+from serl_core.checkpoint import CheckpointError
 from serl_core.config import ConfigError, nearest
+from serl_core.data.episodes import StoreError
 from serl_core.processes import ChildFailed
+from serl_core.transport import LinkError
 
 # A command is a module with a dataclass `Config` and a function `main(config) -> exit status`. It is
 # imported only when called: the robot's computer has no jax, and help should not wait for it.
@@ -87,7 +90,7 @@ def main() -> None:
     """Entry point: what a user can mend is one line, without a traceback."""
     try:
         sys.exit(run(sys.argv[1:]))
-    except (ConfigError, RobotError, ChildFailed) as error:
+    except (ConfigError, RobotError, ChildFailed, LinkError, StoreError, CheckpointError) as error:
         print(f"serl: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 from serl_core import metrics
 from serl_core.config import ConfigError, Observation, Preset
+from serl_core.data.episodes import EpisodeStore
 from serl_core.processes import Child, children, serl
 from serl_core.progress import Progress, progress
-from serl_core.summary import read_json, write_json
+from serl_core.summary import Tally, read_json, write_json
 from serl_core.tasks import load_task
 
 RECENT = 20  # episodes behind the rates shown while it trains
@@ -88,13 +90,13 @@ class Demo:
     def train(self, robot: tuple[str | Path, ...]) -> None:
         """Learner and actor side by side until the steps are done and learnt from."""
         config = self.config
-        steps = ("--run-dir", self.run_dir, "--env-steps", config.env_steps)
-        learner = self.start(
-            "learner", *steps, *self._common, "--address", "tcp://127.0.0.1:*", "--lockstep",
-            "--preset", config.preset, "--utd", config.utd, nice=10,
-        )  # fmt: skip
+        if self.trained():
+            return
+        common = ("--run-dir", self.run_dir, "--env-steps", config.env_steps, "--resume", *self._common)
+        settings = ("--lockstep", "--preset", config.preset, "--utd", config.utd)
+        learner = self.start("learner", *common, *settings, "--address", "tcp://127.0.0.1:*", nice=10)
         (address,) = learner.ready(timeout=120.0)
-        actor = self.start("actor", *steps, *self._common, *robot, "--learner", address, "--operator", config.operator)
+        actor = self.start("actor", *common, *robot, "--learner", address, "--operator", config.operator)
         with progress("training (steps)", config.env_steps) as bar:
             while actor.running() or learner.running():
                 actor.check()
@@ -103,6 +105,11 @@ class Demo:
                 time.sleep(0.5)
         actor.wait()
         learner.wait()
+
+    def trained(self) -> bool:
+        """Whether an earlier call has done all the steps already."""
+        figures = self.run_dir / "learner.json"
+        return figures.exists() and read_json(figures)["env_steps"] >= self.config.env_steps
 
     def show(self, bar: Progress) -> None:
         """Success and intervention rates of the last episodes."""
@@ -119,39 +126,64 @@ class Demo:
     def evaluate(self, robot: tuple[str | Path, ...]) -> None:
         """Evaluate the final checkpoint, alone."""
         child = self.start("eval", self.run_dir, "--episodes", self.config.eval_episodes, *robot)
-        with progress("evaluating", self.config.eval_episodes):
-            child.wait()
+        with progress("evaluating", self.config.eval_episodes) as bar:
+            while child.running():
+                bar.update(len(metrics.read(self.run_dir / "metrics" / "eval.jsonl")))
+                time.sleep(0.2)
+        child.wait()
         print(child.output().strip().splitlines()[-1], flush=True)
 
     def summary(self) -> dict[str, object]:
         """What the processes report, put together."""
-        actor, learner = read_json(self.run_dir / "actor.json"), read_json(self.run_dir / "learner.json")
+        learner, tally = read_json(self.run_dir / "learner.json"), Tally()
+        for record in EpisodeStore(self.run_dir / "episodes").records():
+            tally(record)
+        ages = [row["weight_age_steps"] for row in metrics.read(self.run_dir / "metrics" / "actor.jsonl")]
         return {
             "task": self.config.task,
             "obs": self.config.obs,
             "seed": self.config.seed,
             "operator": self.config.operator,
             "preset": self.config.preset,
-            "env_steps": actor["env_steps"],
+            "env_steps": tally.steps,
             "grad_steps": learner["grad_steps"],
             "achieved_utd": learner["achieved_utd"],
-            "intervention_steps": actor["intervention_steps"],
-            "interventions": actor["interventions"],
-            "weight_age_steps_median": actor["weight_age_steps_median"],
+            "intervention_steps": tally.operator_steps,
+            "interventions": len(tally.takeovers),
+            "weight_age_steps_median": median(ages) if ages else None,
             "eval": read_json(self.run_dir / "eval.json"),
             "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         }
 
 
+def with_pixels_if_possible(config: Config) -> Config:
+    """The same configuration, from state where no picture can be rendered; says which package would help."""
+    from robot_servers.cameras.simulated import RenderingUnavailable, choose_backend
+
+    if config.obs == "pixels":
+        try:
+            choose_backend(os.environ.get("MUJOCO_GL", "").lower())
+        except RenderingUnavailable as error:
+            print(f"{error}; going on from state, without pixels", flush=True)
+            return replace(config, obs="state")
+    return config
+
+
 def main(config: Config) -> int:
-    """Run the demo; the exit status is 0 only if training ran and the evaluation finished."""
-    task = load_task(config.task)
+    """Run the demo, or go on with one that was stopped; 0 only if training ran and the evaluation finished."""
+    task, config = load_task(config.task), with_pixels_if_possible(config)
     run_dir = config.run_dir or Path("runs") / f"{task.name}-{config.obs}-{datetime.now():%Y%m%d-%H%M%S}"
     if (run_dir / "summary.json").exists():
         raise ConfigError(f"{run_dir} holds a finished run: choose another --run-dir, or delete it")
     print(f"{task.name} from {config.obs}; everything goes to {run_dir}", flush=True)
     with children() as running:
-        summary = Demo(config, run_dir, running).run()
+        try:
+            summary = Demo(config, run_dir, running).run()
+        except KeyboardInterrupt:
+            print(
+                f"stopped; to go on: serl demo --task {config.task} --obs {config.obs} --run-dir {run_dir}", flush=True
+            )
+            raise
     write_json(run_dir / "summary.json", summary)
     print(f"summary: {run_dir / 'summary.json'}; evaluate again with: serl eval {run_dir} --episodes 100")
     return 0

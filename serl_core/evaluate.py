@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import tyro
 
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation, Task
+from serl_core.metrics import Metrics
 from serl_core.policies import CheckpointPolicy
 from serl_core.processes import Child, children, serl
 from serl_core.progress import Progress, progress
@@ -19,7 +21,7 @@ from serl_core.rollout import Identity, Policy, rollout
 from serl_core.session import connected, make_env
 from serl_core.summary import Tally, write_json
 from serl_core.teleop.scripted import OperatorConfig
-from serl_core.types import Record, Step
+from serl_core.types import EpisodeStart, Record
 
 FIRST_SEED = 10_000  # evaluation seeds from here up are used for nothing else
 
@@ -35,17 +37,23 @@ class Config:
     first_seed: int = FIRST_SEED  # episode i has the seed first_seed + i
 
 
-class Bar:
-    """Moves a progress bar with every finished episode."""
+class EpisodeLog:
+    """Moves a progress bar with every finished episode and writes one line of metrics about it, if wanted."""
 
-    def __init__(self, bar: Progress, tally: Tally) -> None:
+    def __init__(self, bar: Progress, tally: Tally, first_seed: int, metrics: Metrics | None) -> None:
         self._bar = bar
         self._tally = tally
+        self._first_seed = first_seed
+        self._metrics = metrics
 
     def __call__(self, record: Record) -> None:
-        if isinstance(record, Step) and (record.terminated or record.truncated):
-            done = len(self._tally.episodes)
-            self._bar.update(done, f"{self._tally.successes}/{done} successes")
+        if isinstance(record, EpisodeStart) or not (record.terminated or record.truncated):
+            return
+        done = len(self._tally.episodes)
+        self._bar.update(done, f"{self._tally.successes}/{done} successes")
+        if self._metrics is not None:
+            seed, episode = self._first_seed + record.episode, self._tally.episodes[-1]
+            self._metrics.write(done, time.time(), seed=seed, success=episode.success, steps=episode.steps)
 
 
 @contextlib.contextmanager
@@ -73,6 +81,7 @@ def evaluate(
     episodes: int,
     first_seed: int = FIRST_SEED,
     operator: OperatorConfig | None = None,
+    metrics: Metrics | None = None,
 ) -> Tally:
     """Run the episodes at ``address`` (robot server, ground truth) and count; ``operator`` only to measure one."""
     tally = Tally()
@@ -80,10 +89,9 @@ def evaluate(
         rollout(
             make_env(session, task, obs, operator, seed=first_seed),
             policy,
-            [tally, Bar(bar, tally)],
+            [tally, EpisodeLog(bar, tally, first_seed, metrics)],
             identity=Identity("eval"),
             seeds=range(first_seed, first_seed + episodes),
-            stop=lambda: False,
         )
     return tally
 
@@ -99,7 +107,17 @@ def main(config: Config) -> int:
         address = (config.robot, config.truth)
         if not config.robot:
             address = stack.enter_context(simulated_server(task, obs, config.run_dir / "logs"))
-        tally = evaluate(policy, task, obs, address, episodes=config.episodes, first_seed=config.first_seed)
+        path = config.run_dir / "metrics" / "eval.jsonl"
+        path.unlink(missing_ok=True)  # its lines belong to the newest evaluation
+        tally = evaluate(
+            policy,
+            task,
+            obs,
+            address,
+            episodes=config.episodes,
+            first_seed=config.first_seed,
+            metrics=Metrics(path),
+        )
     result = {**tally.evaluation(), "first_seed": config.first_seed, "checkpoint": newest.name}
     write_json(config.run_dir / "eval.json", result)
     steps = result["mean_success_steps"]

@@ -18,7 +18,7 @@ import numpy as np
 from serl_core.agents.policy import params_to_tree, tree_from_flat, tree_to_flat
 from serl_core.agents.sac import SAC
 from serl_core.checkpoint import Checkpoints
-from serl_core.config import Observation, Preset
+from serl_core.config import ConfigError, Observation, Preset
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
 from serl_core.limiter import UpdateLimiter
@@ -27,7 +27,7 @@ from serl_core.nets.encoders import fit_normaliser
 from serl_core.policies import Blueprint
 from serl_core.processes import StopFlag
 from serl_core.progress import progress
-from serl_core.summary import write_json
+from serl_core.summary import read_json, write_json
 from serl_core.tasks import load_task
 from serl_core.transport import LearnerLink
 from serl_core.types import Record
@@ -258,8 +258,23 @@ def _rng_from_tree(rng: np.random.Generator, tree: dict[str, Any]) -> None:
     rng.bit_generator.state = {**tree, "state": {name: int(value) for name, value in tree["state"].items()}}
 
 
+def claim(config: Config) -> None:
+    """Make the run directory ours. Raises ConfigError if it holds a run that is not being resumed, or another one."""
+    path = config.run_dir / "config.json"
+    mine = {name: getattr(config, name) for name in ("task", "obs", "seed", "preset", "utd", "lockstep")}
+    if path.exists():
+        saved = read_json(path)
+        if not config.resume:
+            raise ConfigError(f"{config.run_dir} holds a run: go on with --resume, or choose another --run-dir")
+        for name, value in mine.items():
+            if saved.get(name) != value:
+                raise ConfigError(f"{config.run_dir} was begun with {name} {saved.get(name)}, not {value}")
+    write_json(path, mine)
+
+
 def main(config: Config) -> int:
     """Learn until done or stopped; always leave a checkpoint and the figures of the run."""
+    claim(config)
     with (
         EpisodeStore(config.run_dir / "episodes") as store,
         LearnerLink(config.address, stored=store.last_of_each()) as link,

@@ -114,15 +114,16 @@ class LinkPolicy:
         self._acting: _Acting | None = None
         self._params: Any = None
 
-    def wait(self, timeout: float) -> None:
-        """Wait for the first weights. Raises LinkError if there are none within ``timeout`` s."""
+    def wait(self, timeout: float, stop: Callable[[], bool]) -> bool:
+        """Wait for the first weights; False if stopped. Raises LinkError if there are none within ``timeout`` s."""
         deadline = time.monotonic() + timeout
         while not self._take_newest():
+            if stop():
+                return False
             if time.monotonic() > deadline:
-                raise LinkError(
-                    f"no weights within {timeout:.0f} s: is the learner running? Start it with: serl learner"
-                )
+                raise LinkError(f"no weights within {timeout:.0f} s: is the learner running? (serl learner)")
             time.sleep(0.02)
+        return True
 
     def __call__(self, obs: Obs) -> Decision:
         self._take_newest()

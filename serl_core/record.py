@@ -12,7 +12,7 @@ import numpy as np
 
 from serl_core.config import Observation, Task
 from serl_core.data.episodes import EpisodeStore
-from serl_core.metrics import Metrics
+from serl_core.metrics import Metrics, read
 from serl_core.progress import Progress, progress
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import connected, make_env
@@ -30,7 +30,7 @@ class Config:
     out: Path  # folder of the episodes
     task: str = "pick_cube"  # task by name, or the path of a task file
     obs: Observation = "state"  # what an observation holds
-    episodes: int = 20  # successful episodes to keep
+    episodes: int = 20  # successful episodes to have in the end, those of earlier calls included
     steps: int = 0  # go on beyond ``episodes`` until this many steps are kept
     robot: str = "tcp://127.0.0.1:5555"  # address of the robot server
     truth: str | None = None  # address of the server's ground truth
@@ -41,9 +41,10 @@ class SuccessfulEpisodes:
     """Keeps successful episodes in the store, whole; counts what it kept."""
 
     def __init__(self, store: EpisodeStore, metrics: Metrics, bar: Progress) -> None:
-        self.episodes = 0
-        self.steps = 0
-        self.attempts = 0
+        before = read(metrics.path)  # of an earlier call, whose demonstrations count
+        self.episodes = len(before)
+        self.steps = sum(row["steps"] for row in before)
+        self.attempts = before[-1]["attempts"] if before else 0
         self._store = store
         self._metrics = metrics
         self._bar = bar
@@ -63,7 +64,7 @@ class SuccessfulEpisodes:
                 self._store.append(record)
             self.episodes += 1
             self.steps += len(self._records) - 1
-            self._metrics.write(self.episodes, time.time(), steps=len(self._records) - 1)
+            self._metrics.write(self.episodes, time.time(), steps=len(self._records) - 1, attempts=self.attempts)
             self._bar.advance()
 
 
@@ -84,13 +85,15 @@ def main(config: Config) -> int:
             def enough() -> bool:
                 return kept.episodes >= config.episodes and kept.steps >= config.steps
 
+            first = kept.attempts
+
             def seeds() -> Iterator[int]:
-                for index in count():
+                for index in count(first):
                     if enough() or kept.attempts >= MAX_ATTEMPTS * max(1, kept.episodes, config.episodes):
                         return
                     yield 1_000_000 + 10_000 * config.seed + index  # apart from training and evaluation seeds
 
-            identity = Identity(actor="demo", source="demo")
-            rollout(env, idle(task), [kept], identity=identity, seeds=seeds(), stop=lambda: False)
+            identity = Identity(actor="demo", first_episode=first, source="demo")
+            rollout(env, idle(task), [kept], identity=identity, seeds=seeds())
     print(f"kept {kept.episodes} successful demonstrations ({kept.steps} steps) of {kept.attempts} in {config.out}")
     return 0 if enough() else 1

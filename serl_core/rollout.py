@@ -50,21 +50,24 @@ def rollout(
     *,
     identity: Identity,
     seeds: Iterable[int],
-    stop: Callable[[], bool],
+    stop: Callable[[], bool] = lambda: False,
+    budget: int | None = None,
     meta: Mapping[str, Any] | None = None,
 ) -> None:
-    """Run one episode per seed until the seeds end, or until ``stop()`` says so between two steps."""
+    """Run one episode per seed until the seeds end, ``budget`` steps are done, or ``stop()`` says so between two."""
     tell = _Fanout(subscribers)
+    taken = 0
     for episode, seed in zip(count(identity.first_episode), seeds, strict=False):
-        if stop():
+        if stop() or taken == budget:
             return
         obs, _ = env.reset(seed=seed)
         tell(EpisodeStart(identity.actor, episode, obs, identity.source, {**(meta or {}), "seed": seed}))
         for index in count():
             decision = policy(obs)
             obs, reward, terminated, truncated, info = env.step(decision.action)
+            taken += 1
             # An episode that is stopped from outside has a future that was not recorded: a truncation.
-            truncated = truncated or (stop() and not terminated)
+            truncated = truncated or ((stop() or taken == budget) and not terminated)
             tell(_step(identity.actor, episode, index, decision, obs, float(reward), terminated, truncated, info))
             if terminated or truncated:
                 break

@@ -48,7 +48,7 @@ class Tally:
         self.operator_steps = 0
         self.bent = 0
         self.episodes: list[EpisodeFigures] = []
-        self.takeovers: set[int] = set()
+        self.takeovers: set[tuple[str, int]] = set()
         self._episode_steps: list[Step] = []
 
     def __call__(self, record: Record) -> None:
@@ -60,7 +60,7 @@ class Tally:
         self.bent += record.bent
         self._episode_steps.append(record)
         if record.takeover >= 0:
-            self.takeovers.add(record.takeover)
+            self.takeovers.add((record.actor, record.takeover))
         if record.terminated or record.truncated:
             self.episodes.append(self._figures(record))
 

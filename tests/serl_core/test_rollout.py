@@ -69,6 +69,16 @@ def test_a_stop_within_an_episode_is_a_truncation():
     assert steps[-1].truncated and not steps[-1].terminated
 
 
+def test_a_budget_is_kept_to_the_step():
+    """Guards the count of training steps: neither one more, nor an empty episode after the last."""
+    for budget, episodes in ((6, 2), (8, 2), (9, 3)):
+        records = []
+        rollout(CountingEnv(length=4), echo, [records.append], identity=Identity("a"), seeds=range(9), budget=budget)
+        steps = [r for r in records if isinstance(r, Step)]
+        assert len(steps) == budget and len(records) == budget + episodes
+        assert steps[-1].truncated
+
+
 def test_an_aborted_step_says_so():
     """Guards replay against a transition that never happened: the refused action was not carried out."""
     arm, records = Arm(), []
