@@ -1,0 +1,79 @@
+"""What can be seen from outside: processes, ports, and the records of a run."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from pathlib import Path
+
+from serl_core.data.episodes import EpisodeStore
+from serl_core.processes import serl
+from serl_core.types import EpisodeStart, Step
+
+
+def complaint(*arguments: str | int | Path) -> str:
+    """What ``serl …`` says when it refuses; asserts exit status 2 and one line, without a traceback."""
+    done = subprocess.run(serl(*arguments), capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    return done.stderr
+
+
+def free_ports(count: int) -> list[int]:
+    """Different TCP ports of this machine that nobody listens on now."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for item in sockets:
+            item.bind(("127.0.0.1", 0))
+        return [item.getsockname()[1] for item in sockets]
+
+
+def wait_for(condition: Callable[[], object], timeout: float) -> None:
+    """Return when ``condition()`` is true; a hang is a failure."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"still waiting after {timeout:.0f} s"
+        time.sleep(0.1)
+
+
+def descendants(pid: int) -> set[int]:
+    """All processes below ``pid``, at any depth."""
+    found, level = set(), {pid}
+    while level:
+        level = {child for child, parent in _parents().items() if parent in level}
+        found |= level
+    return found
+
+
+def alive(pids: Iterable[int]) -> set[int]:
+    """Those of the processes that still run."""
+    return set(pids) & _parents().keys()
+
+
+def _parents() -> dict[int, int]:
+    """The parent of every process that runs; one that only waits for its parent's notice has ended."""
+    parents = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = path.read_text().rpartition(")")[2].split()[:2]
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            continue
+        if state != "Z":
+            parents[int(path.parent.name)] = int(parent)
+    return parents
+
+
+def episodes(run_dir: Path) -> list[tuple[EpisodeStart, list[Step]]]:
+    """The stored episodes of a run with one actor; asserts that each is whole and its steps are in order."""
+    found: list[tuple[EpisodeStart, list[Step]]] = []
+    for record in EpisodeStore(run_dir / "episodes").records():
+        if isinstance(record, EpisodeStart):
+            found.append((record, []))
+        else:
+            start, steps = found[-1]
+            assert (record.actor, record.episode, record.step) == (start.actor, start.episode, len(steps))
+            steps.append(record)
+    assert all(steps[-1].terminated or steps[-1].truncated for _, steps in found)
+    return found
