@@ -1,0 +1,109 @@
+"""The README does what it says: its commands exist, and its four terminals end in a trained run."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from observed import episodes, free_ports
+
+from robot_servers.__main__ import DRIVERS
+from robot_servers.scenes import load_scene
+from serl_core import cli, demo, serve
+from serl_core.tasks import load_task
+
+ROOT = Path(__file__).resolve().parents[2]
+README = (ROOT / "README.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines() if line.strip()]
+SERL = [words[1:] for words in LINES if Path(words[0]).name == "serl"]
+MAKE = [words[1:] for words in LINES if words[0] == "make"]
+INLINE = [shlex.split(text)[1:] for text in re.findall(r"`(serl [^`…]*)`", README)]
+MODULES = re.findall(r"python3? -m ([\w.]+)", README)
+
+
+def check(name: str, *options: str) -> None:
+    """Parse a command as the program would, and look up what it names."""
+    module = importlib.import_module(cli.COMMANDS[name])
+    if "--help" in options:
+        with pytest.raises(SystemExit, match="0"):
+            cli.parse(name, module.Config, options)
+        return
+    config = cli.parse(name, module.Config, options)
+    if isinstance(config, serve.Config):
+        assert config.robot in DRIVERS
+        load_scene(config.scene)
+    elif "task" in vars(config):
+        load_task(config.task)
+
+
+def test_there_are_commands_to_check():
+    """Guards this file against a README whose form it no longer understands."""
+    assert {"demo", "server", "record", "learner", "actor", "eval"} == {words[0] for words in SERL}
+    assert MAKE and INLINE and MODULES
+    assert {words[0] for words in LINES} <= {"make", "serl", ".venv/bin/serl"}
+
+
+@pytest.mark.parametrize("words", SERL, ids=" ".join)
+def test_serl_commands_are_understood(words):
+    """Guards against options that were renamed while the README was not."""
+    check(*words)
+
+
+@pytest.mark.parametrize("words", INLINE, ids=" ".join)
+def test_commands_in_the_text_name_options_that_exist(words):
+    """Guards the half commands in the text, which leave out what every call needs."""
+    known = {
+        f"--{field.name.replace('_', '-')}" for field in fields(importlib.import_module(cli.COMMANDS[words[0]]).Config)
+    }
+    assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("words", MAKE, ids=" ".join)
+def test_make_targets_and_their_variables_exist(words):
+    """Guards the first commands a newcomer types; what they hand on to serl is parsed as well."""
+    target, *settings = words
+    assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+    values = dict(setting.split("=", 1) for setting in settings)
+    assert all(re.search(rf"^{name} *\?=", MAKEFILE, re.MULTILINE) for name in values)
+    if target == "demo":
+        defaults = demo.Config()
+        options = ["--task", values.get("TASK", defaults.task), "--obs", values.get("OBS", defaults.obs)]
+        check("demo", *options, *shlex.split(values.get("ARGS", "")))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_that_are_run_exist(module):
+    """Guards ``python -m`` lines."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None
+    assert spec.submodule_search_locations is None or importlib.util.find_spec(f"{module}.__main__")
+
+
+def test_the_four_terminals_work_as_written(start, tmp_path):
+    """Guards the sequence by hand, on free ports, small, and with the actor first, which the README allows."""
+    ports = dict(zip(("5555", "5556"), map(str, free_ports(2)), strict=True))
+    link = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+
+    def written(name: str) -> list[str]:
+        (words,) = (words for words in SERL if words[0] == name)
+        words = [re.sub(r"555[56]", lambda port: ports[port[0]], word) for word in words]
+        return [word.replace("runs/", f"{tmp_path}/runs/") for word in words]
+
+    start(*written("server")).ready(60.0)
+    start(*written("record"), "--episodes", 2).wait(120.0)
+    actor = start(*written("actor"), "--env-steps", 120, "--learner", link)
+    learner = start(*written("learner"), "--env-steps", 120, "--address", link)
+    actor.wait(240.0)
+    learner.wait(240.0)
+    run_dir = tmp_path / "runs" / "mine"
+    assert sum(len(steps) for _, steps in episodes(run_dir)) == 120
+    evaluation = start("eval", run_dir, "--episodes", 2)
+    evaluation.wait(120.0)
+    assert "/2 successes" in evaluation.output()
