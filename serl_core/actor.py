@@ -27,7 +27,7 @@ from serl_core.types import EpisodeStart, Record
 class Config:
     """Drive the robot with the newest policy and stream what happens to the learner."""
 
-    run_dir: Path  # spool, metrics and figures of this actor
+    run_dir: Path  # spool and metrics of this actor
     task: str = "pick_cube"  # task by name, or the path of a task file
     obs: Observation = "state"  # what the policy sees
     robot: str = "tcp://127.0.0.1:5555"  # address of the robot server
@@ -61,12 +61,13 @@ class Recorder:
         def caught_up(report: Mapping[str, Any]) -> bool:
             return self._link.learner_lag() + report.get("behind", 0) <= max_behind
 
-        for _ in range(PATIENCE):
-            if self._link.wait_until(caught_up, timeout=1.0) or self._stop():
-                return
-        raise LinkError(
-            f"the learner did not catch up within {PATIENCE} s ({self._link.status().text}): is it running?"
-        )
+        waited, updates = 0, -1
+        while not (self._link.wait_until(caught_up, timeout=1.0) or self._stop()):
+            status = self._link.status()
+            newest = status.report.get("grad_steps", 0)
+            waited, updates = (0 if newest > updates else waited + 1), newest  # slow is not the same as gone
+            if waited >= PATIENCE:
+                raise LinkError(f"no update by the learner for {PATIENCE} s ({status.text}): is it running?")
 
 
 class EpisodeLog:
@@ -87,7 +88,7 @@ class EpisodeLog:
             self._ages = []
             return
         steps = self._already + self._tally.steps
-        self._ages.append(steps - 1 - self._policy.transitions)
+        self._ages.append(self._tally.steps - 1 - self._policy.received)
         if record.terminated or record.truncated:
             figures = {**asdict(self._tally.episodes[-1]), "total_steps": steps}
             age = median(self._ages)
@@ -95,12 +96,12 @@ class EpisodeLog:
 
 
 def training_seeds(seed: int, already: int) -> Iterator[int]:
-    """Episode seeds of a training run, apart from those of evaluations and demonstrations; new ones after a resume."""
+    """Episode seeds of a training run: apart from evaluations', other than its demonstrations', new after a resume."""
     return count(2_000_000 + 100_000 * seed + already)
 
 
 def main(config: Config) -> int:
-    """Act until the steps are done or someone stops it; everything sent is delivered before it ends."""
+    """Act until the steps are done or someone stops it; what cannot be delivered now waits in the spool."""
     task = load_task(config.task)
     with (
         connected(task, config.obs, config.robot, config.truth) as session,
@@ -109,10 +110,10 @@ def main(config: Config) -> int:
     ):
         operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None
         env = make_env(session, task, config.obs, operator, config.seed)
-        policy = LinkPolicy(link, config.seed)
+        policy = LinkPolicy(link, task, config.obs, config.seed)
         if not policy.wait(PATIENCE, stop):
             return 0
-        already = int(link.status().report["stored"]) if config.resume else 0
+        already = steps_so_far(link) if config.resume else 0
         lockstep = session.robot.metadata.clock == "lockstep"
         tally = Tally()
         log = EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already)
@@ -126,5 +127,21 @@ def main(config: Config) -> int:
             budget=max(0, config.env_steps - already) if config.env_steps else None,
             meta={"task": task.name, "obs": config.obs},
         )
-        link.wait_drained(timeout=PATIENCE)
+        deliver(link, config.run_dir / "spool", stop)
     return 0
+
+
+def steps_so_far(link: ActorLink) -> int:
+    """How many steps the learner has, those included that an earlier process left in the spool."""
+    link.wait_drained(timeout=PATIENCE)
+    return int(link.status().report["received"])
+
+
+def deliver(link: ActorLink, spool: Path, stop: Callable[[], bool]) -> None:
+    """Wait until the learner has everything, only briefly if stopped; say so if it has not."""
+    for _ in range(PATIENCE):
+        if link.wait_drained(timeout=1.0):
+            return
+        if stop():
+            break
+    print(f"{link.learner_lag()} records wait in {spool}; the next actor with this --run-dir sends them", flush=True)

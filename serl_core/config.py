@@ -16,6 +16,7 @@ from robot_servers.interface import Compliance, Limits, RobotState
 
 Observation = Literal["state", "pixels"]
 Preset = Literal["default", "plain", "rlpd"]  # of the learner; `serl_core.policies.PRESETS` says what each means
+START_AFTER = 100  # online transitions before training starts
 Truth = Mapping[str, Any]  # ground truth of a simulated scene: object poses (7,) and "success"
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 

@@ -5,20 +5,21 @@ from __future__ import annotations
 import os
 import platform
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from serl_core import metrics
-from serl_core.config import ConfigError, Observation, Preset
+from serl_core.config import START_AFTER, ConfigError, Observation, Preset
 from serl_core.data.episodes import EpisodeStore
 from serl_core.processes import Child, children, serl
 from serl_core.progress import Progress, progress
 from serl_core.summary import Tally, read_json, write_json
 from serl_core.tasks import load_task
 
+LEARNER_FINISHES = 120.0  # s for the last updates; lockstep never leaves it more than 20 transitions behind
 RECENT = 20  # episodes behind the rates shown while it trains
 
 
@@ -98,13 +99,13 @@ class Demo:
         (address,) = learner.ready(timeout=120.0)
         actor = self.start("actor", *common, *robot, "--learner", address, "--operator", config.operator)
         with progress("training (steps)", config.env_steps) as bar:
-            while actor.running() or learner.running():
+            while actor.running():
                 actor.check()
                 learner.check()
                 self.show(bar)
                 time.sleep(0.5)
         actor.wait()
-        learner.wait()
+        learner.wait(LEARNER_FINISHES)
 
     def trained(self) -> bool:
         """Whether an earlier call has done all the steps already."""
@@ -169,20 +170,31 @@ def with_pixels_if_possible(config: Config) -> Config:
     return config
 
 
+def check_same(config: Config, run_dir: Path) -> None:
+    """Note what the demo in ``run_dir`` is. Raises ConfigError if it is finished, or was begun as something else."""
+    if (run_dir / "summary.json").exists():
+        raise ConfigError(f"{run_dir} holds a finished run: choose another --run-dir, or delete it")
+    mine = {name: value for name, value in asdict(config).items() if name != "run_dir"}
+    path = run_dir / "demo.json"
+    for name, value in (read_json(path) if path.exists() else mine).items():
+        if mine[name] != value:
+            raise ConfigError(f"{run_dir} was begun with {name} {value}, not {mine[name]}: give the same options")
+    write_json(path, mine)
+
+
 def main(config: Config) -> int:
     """Run the demo, or go on with one that was stopped; 0 only if training ran and the evaluation finished."""
     task, config = load_task(config.task), with_pixels_if_possible(config)
+    if config.env_steps <= START_AFTER:
+        raise ConfigError(f"--env-steps {config.env_steps}: training starts after {START_AFTER} steps, so ask for more")
     run_dir = config.run_dir or Path("runs") / f"{task.name}-{config.obs}-{datetime.now():%Y%m%d-%H%M%S}"
-    if (run_dir / "summary.json").exists():
-        raise ConfigError(f"{run_dir} holds a finished run: choose another --run-dir, or delete it")
+    check_same(config, run_dir)
     print(f"{task.name} from {config.obs}; everything goes to {run_dir}", flush=True)
     with children() as running:
         try:
             summary = Demo(config, run_dir, running).run()
         except KeyboardInterrupt:
-            print(
-                f"stopped; to go on: serl demo --task {config.task} --obs {config.obs} --run-dir {run_dir}", flush=True
-            )
+            print(f"stopped; the same command with --run-dir {run_dir} goes on where it was", flush=True)
             raise
     write_json(run_dir / "summary.json", summary)
     print(f"summary: {run_dir / 'summary.json'}; evaluate again with: serl eval {run_dir} --episodes 100")

@@ -98,6 +98,8 @@ def evaluate(
 
 def main(config: Config) -> int:
     """Evaluate and write RUN_DIR/eval.json."""
+    if bool(config.robot) != bool(config.truth):
+        raise ConfigError("success is judged by the scene's ground truth: give --robot and --truth, or neither")
     newest = Checkpoints(config.run_dir / "checkpoints").latest()
     if newest is None:
         raise ConfigError(f"no complete checkpoint in {config.run_dir / 'checkpoints'}: has this run been trained?")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 from serl_core.agents.policy import params_to_tree, tree_from_flat, tree_to_flat
 from serl_core.agents.sac import SAC
 from serl_core.checkpoint import Checkpoints
-from serl_core.config import ConfigError, Observation, Preset
+from serl_core.config import START_AFTER, ConfigError, Observation, Preset
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
 from serl_core.limiter import UpdateLimiter
@@ -30,7 +31,7 @@ from serl_core.progress import progress
 from serl_core.summary import read_json, write_json
 from serl_core.tasks import load_task
 from serl_core.transport import LearnerLink
-from serl_core.types import Record
+from serl_core.types import DEMONSTRATOR, Record, Step
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +49,8 @@ class Config:
     env_steps: int = 0  # end after this many online transitions; 0: learn until stopped
     preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
     utd: int = 4  # critic updates per online transition
-    capacity: int = 200_000  # transitions in replay
-    start_after: int = 100  # online transitions before training starts
+    capacity: int = 200_000  # frames in replay, one per transition and one more per episode
+    start_after: int = START_AFTER  # online transitions before training starts
     lockstep: bool = False  # the actor waits for the learner instead of the other way round
     publish_every: float = 0.5  # s, in real time; every 10 transitions in lockstep
     checkpoint_every: int = 2_000  # online transitions
@@ -58,7 +59,7 @@ class Config:
 
 
 PUBLISH_EVERY_STEPS = 10  # transitions between two versions in lockstep
-VERSIONS_BETWEEN_CHECKPOINTS = 1_000_000  # more than can have been published since: versions never go back
+UNSEEN_VERSIONS = 1_000_000  # more than can have been published since the last known one: versions never go back
 RECEIVE_AT_MOST = 64  # records between two updates, so that a flood of data does not stop learning
 
 
@@ -81,12 +82,15 @@ class Learner:
             config.capacity,
             self.blueprint.raw_example(),
             task.action_dim,
-            discount=task.discount,
+            discount=self.agent.config.discount,
             n_step=self.agent.config.n_step,
             encode=self.blueprint.encoder(),
         )
         self.limiter = UpdateLimiter(
-            utd=config.utd, per_call=config.utd, lockstep=config.lockstep, start_after=config.start_after
+            utd=self.agent.config.utd,
+            per_call=self.agent.config.utd,
+            lockstep=config.lockstep,
+            start_after=config.start_after,
         )
         self.checkpoints = Checkpoints(config.run_dir / "checkpoints")
         self.metrics = Metrics(config.run_dir / "metrics" / "learner.jsonl")
@@ -97,14 +101,15 @@ class Learner:
         self._now = now
         self._wall = wall
         self._rng = np.random.default_rng(config.seed)
+        self.received: Counter[str] = Counter()  # online steps of each actor session, refused ones included
         self._pending: dict[str, Any] = {}  # the last call's metrics, still on the device
         self._published_at = (-1.0e9, -1)
         self._logged_at = 0
         self._checkpointed_at = 0
         self._load_demonstrations()
-        self.state = self.agent.init(
-            jax.random.key(config.seed), fit_normaliser(*self.replay.state_statistics("demos"))
-        )
+        known = self.replay.size("demos")
+        normaliser = fit_normaliser(*self.replay.state_statistics("demos")) if known else None
+        self.state = self.agent.init(jax.random.key(config.seed), normaliser)
         if config.resume:
             self._resume()
 
@@ -120,27 +125,38 @@ class Learner:
                 self._publish_if_due()
                 self._log_if_due()
                 self._checkpoint_if_due()
-                bar.update(self.limiter.stored, f"UTD {self.limiter.achieved_utd:.1f}")
+                bar.update(self.received.total(), self._pace())
         self._publish()
         self._log()
         self._checkpoint()
 
+    def _pace(self) -> str:
+        """Achieved UTD and how far it is behind, or what it waits for."""
+        pace = f"UTD {self.limiter.achieved_utd:.1f}, {self.limiter.behind:.0f} transitions behind"
+        return self.limiter.waiting() or pace
+
     def _finished(self) -> bool:
-        wanted = self.config.env_steps
-        return 0 < wanted <= self.limiter.stored and not self.limiter.grants()
+        """Every step the actors made has arrived; what replay refused of them counts, or this would wait for ever."""
+        return 0 < self.config.env_steps <= self.received.total() and not self.limiter.grants()
 
     def _receive(self) -> None:
-        """Store, insert, acknowledge; wait for data only when no update is due."""
+        """Store, insert, report, acknowledge; wait for data only when no update is due.
+
+        The report goes before the acknowledgements: an actor must not see itself caught up in between.
+        """
         patience = 0.0 if self.limiter.grants() else 0.02
-        for delivery in self._link.receive(RECEIVE_AT_MOST, timeout=patience):
+        arrived = self._link.receive(RECEIVE_AT_MOST, timeout=patience)
+        for delivery in arrived:
             self._store.append(delivery.record, delivery.actor, delivery.seq, delivery.packed)
-            self._link.ack(delivery.actor, delivery.seq)
-            if self._insert(delivery.record):
-                self.limiter.insert()
+            self.limiter.insert(self._insert(delivery.record))
         self._report()
+        for delivery in arrived:
+            self._link.ack(delivery.actor, delivery.seq)
 
     def _insert(self, record: Record) -> bool:
         """Into replay; True for an online transition. What replay refuses is stored all the same."""
+        if isinstance(record, Step) and record.actor != DEMONSTRATOR:
+            self.received[record.actor] += 1
         try:
             return self.replay.insert(record)
         except ValueError as error:
@@ -150,9 +166,9 @@ class Learner:
     def _update(self) -> None:
         """One compiled call: UTD critic updates and one actor update."""
         self._check(self._pending)  # one call late, so that the device never waits for the host
-        batches = self.replay.sample(self._rng, self.agent.config.batch, self.config.utd)
+        batches = self.replay.sample(self._rng, self.agent.config.batch, self.agent.config.utd)
         self.state, self._pending = self.agent.update(self.state, batches)
-        self.grad_steps += self.config.utd
+        self.grad_steps += self.agent.config.utd
         self.limiter.done()
         self._report()
 
@@ -167,7 +183,8 @@ class Learner:
 
     def _report(self) -> None:
         """Tell the actors how far learning is behind what they sent."""
-        self._link.report({"stored": self.limiter.stored, "behind": self.limiter.behind, "grad_steps": self.grad_steps})
+        report = {"received": self.received.total(), "behind": self.limiter.behind, "grad_steps": self.grad_steps}
+        self._link.report(report)
 
     def _publish_if_due(self) -> None:
         seconds, transitions = self._published_at
@@ -179,9 +196,10 @@ class Learner:
             self._publish()
 
     def _publish(self) -> None:
+        self._check(self._pending)  # nobody acts on what became infinite
         self.version += 1
         params = params_to_tree(self.agent.policy(self.state))
-        self._link.publish(self.version, params, {**self.blueprint.to_tree(), "transitions": self.limiter.stored})
+        self._link.publish(self.version, params, {**self.blueprint.to_tree(), "received": dict(self.received)})
         self._published_at = (self._now(), self.limiter.stored)
 
     def _log_if_due(self) -> None:
@@ -196,7 +214,9 @@ class Learner:
     def figures(self) -> dict[str, float]:
         """Counters of the run so far."""
         return {
-            "env_steps": self.limiter.stored,
+            "env_steps": self.received.total(),
+            "behind": self.limiter.behind,
+            "updates_forgiven": self.limiter.forgiven,
             "grad_steps": self.grad_steps,
             "achieved_utd": self.limiter.achieved_utd,
             "version": self.version,
@@ -226,15 +246,19 @@ class Learner:
 
     def _resume(self) -> None:
         """Everything stored goes back into replay; networks and counters come from the newest checkpoint."""
-        stored = sum(self._insert(record) for record in self._store.records())
+        stored, acted_with = 0, 0
+        for record in self._store.records():
+            stored += self._insert(record)
+            acted_with = max(acted_with, record.policy_version if isinstance(record, Step) else 0)
         newest = self.checkpoints.latest()
         if newest is not None:
             saved = self.checkpoints.load(newest)
             self.state = tree_from_flat(self.state, saved["agent"])
             self.limiter.load(saved["limiter"])
-            self.grad_steps = saved["grad_steps"]
-            self.version = saved["version"] + VERSIONS_BETWEEN_CHECKPOINTS
+            self.grad_steps, self.version = saved["grad_steps"], saved["version"]
+            self._checkpointed_at = self._logged_at = self.limiter.stored
             _rng_from_tree(self._rng, saved["rng"])
+        self.version = max(self.version, acted_with) + UNSEEN_VERSIONS
         # What came after the checkpoint is still to be learnt from.
         self.limiter.insert(max(0, stored - self.limiter.stored))
 
@@ -243,9 +267,8 @@ class Learner:
         if not folder.exists():
             print(f"no demonstrations in {folder}: learning from scratch, which takes far longer", flush=True)
             return
-        with EpisodeStore(folder) as demos:
-            for record in demos.records():
-                self._insert(record)
+        for record in EpisodeStore(folder).records():
+            self._insert(record)
 
 
 def _rng_to_tree(rng: np.random.Generator) -> dict[str, Any]:
@@ -258,8 +281,8 @@ def _rng_from_tree(rng: np.random.Generator, tree: dict[str, Any]) -> None:
     rng.bit_generator.state = {**tree, "state": {name: int(value) for name, value in tree["state"].items()}}
 
 
-def claim(config: Config) -> None:
-    """Make the run directory ours. Raises ConfigError if it holds a run that is not being resumed, or another one."""
+def check_claim(config: Config) -> dict[str, Any]:
+    """What ``config.json`` shall say. Raises ConfigError if there is another run, or one that is not resumed."""
     path = config.run_dir / "config.json"
     mine = {name: getattr(config, name) for name in ("task", "obs", "seed", "preset", "utd", "lockstep")}
     if path.exists():
@@ -269,17 +292,18 @@ def claim(config: Config) -> None:
         for name, value in mine.items():
             if saved.get(name) != value:
                 raise ConfigError(f"{config.run_dir} was begun with {name} {saved.get(name)}, not {value}")
-    write_json(path, mine)
+    return mine
 
 
 def main(config: Config) -> int:
     """Learn until done or stopped; always leave a checkpoint and the figures of the run."""
-    claim(config)
+    claimed = check_claim(config)
     with (
         EpisodeStore(config.run_dir / "episodes") as store,
         LearnerLink(config.address, stored=store.last_of_each()) as link,
         StopFlag().on_signals() as stop,
     ):
+        write_json(config.run_dir / "config.json", claimed)  # only now: store and port are ours
         print(f"ready {link.address}", flush=True)
         learner = Learner(config, link, store)
         learner.learn(stop)

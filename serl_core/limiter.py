@@ -71,10 +71,6 @@ class UpdateLimiter:
         """Report one call of ``per_call`` updates."""
         self.updates += self.per_call
 
-    def actor_may_go(self) -> bool:
-        """False while the actor must wait for the learner; always True in real time."""
-        return not self.lockstep or self.behind <= self.max_behind
-
     def waiting(self) -> str:
         """Why no call is due, for the log; empty when one is."""
         if self.stored <= self.start_after and not self.counted:

@@ -6,7 +6,6 @@ import json
 import logging
 import math
 import os
-from collections import deque
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -69,24 +68,6 @@ def read(path: Path) -> list[dict[str, Any]]:
         if isinstance(row, dict):
             rows.append(row)
     return rows
-
-
-class Window:
-    """The mean of the last ``size`` values: success rate over episodes, intervention rate over steps."""
-
-    def __init__(self, size: int) -> None:
-        self._values: deque[float] = deque(maxlen=size)
-
-    def add(self, value: float) -> None:
-        """Add a value; a bool counts as 0 or 1."""
-        self._values.append(float(value))
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def mean(self) -> float | None:
-        """The mean, None while empty."""
-        return sum(self._values) / len(self._values) if self._values else None
 
 
 def _plain(name: str, value: Value | np.generic) -> Value:

@@ -95,8 +95,13 @@ class _Acting:
     def __init__(self, blueprint: Blueprint, seed: int, *, explore: bool) -> None:
         self._act = make_policy(blueprint.agent_config, blueprint.example(), blueprint.load_task().action_dim)
         self._encode = blueprint.encoder()
+        self._example = blueprint.raw_example()
         self._key = jax.random.key(seed)
         self._explore = explore
+
+    def warm_up(self, params: Any) -> None:
+        """Compile now: within a control step it would cost the arm its command."""
+        self(params, self._example)
 
     def __call__(self, params: Any, obs: Obs) -> np.ndarray:
         self._key, key = jax.random.split(self._key)
@@ -104,12 +109,16 @@ class _Acting:
 
 
 class LinkPolicy:
-    """Explores with the newest weights that have arrived; its version never goes back."""
+    """Explores with the newest weights that have arrived; its version never goes back.
 
-    def __init__(self, link: ActorLink, seed: int) -> None:
+    Raises ConfigError if the learner learns another task, or from other observations, than this actor's.
+    """
+
+    def __init__(self, link: ActorLink, task: Task, obs: Observation, seed: int) -> None:
         self.version = -1
-        self.transitions = 0  # how many transitions the learner had stored when it published them
+        self.received = 0  # how many steps of this session the learner had when it published them
         self._link = link
+        self._wanted = (task.name, obs)
         self._seed = seed
         self._acting: _Acting | None = None
         self._params: Any = None
@@ -135,12 +144,23 @@ class LinkPolicy:
         weights = self._link.weights()
         if weights is None or weights.version <= self.version:
             return False
-        if self._acting is None:
-            self._acting = _Acting(Blueprint.from_tree(weights.meta), self._seed, explore=True)
         self._params = params_from_tree(weights.params)
+        if self._acting is None:
+            self._acting = self._begin(Blueprint.from_tree(weights.meta))
         self.version = weights.version
-        self.transitions = int(weights.meta["transitions"])
+        self.received = int(weights.meta["received"].get(self._link.session, 0))
         return True
+
+    def _begin(self, blueprint: Blueprint) -> _Acting:
+        learnt = (blueprint.load_task().name, blueprint.obs)
+        if learnt != self._wanted:
+            raise ConfigError(
+                f"the learner at {self._link.address} learns {' from '.join(learnt)}, this actor drives "
+                f"{' from '.join(self._wanted)}: start both with the same --task and --obs"
+            )
+        acting = _Acting(blueprint, self._seed, explore=True)
+        acting.warm_up(self._params)
+        return acting
 
 
 class CheckpointPolicy:
@@ -152,6 +172,7 @@ class CheckpointPolicy:
         self._version = int(saved["version"])
         self._params = params_from_tree(saved["policy"])
         self._acting = _Acting(self.blueprint, seed=0, explore=False)
+        self._acting.warm_up(self._params)
 
     def __call__(self, obs: Obs) -> Decision:
         return Decision(self._acting(self._params, obs), self._version)

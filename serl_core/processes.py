@@ -81,8 +81,11 @@ class Child:
             raise self.failure()
 
     def wait(self, timeout: float | None = None) -> None:
-        """Wait for a successful end. Raises `ChildFailed` otherwise, subprocess.TimeoutExpired if it takes longer."""
-        self._process.wait(timeout)
+        """Wait for a successful end. Raises `ChildFailed` otherwise, also if it takes longer than ``timeout`` s."""
+        try:
+            self._process.wait(timeout)
+        except subprocess.TimeoutExpired as late:
+            raise ChildFailed(f"{self.name} did not end within {timeout:.0f} s; see {self.log}") from late
         self.check()
 
     def stop(self, grace: float = 20.0) -> None:

@@ -18,7 +18,7 @@ from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import connected, make_env
 from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
-from serl_core.types import EpisodeStart, Obs, Record, Step
+from serl_core.types import DEMONSTRATOR, EpisodeStart, Obs, Record, Step
 
 MAX_ATTEMPTS = 5  # per wanted demonstration; an operator worse than this cannot demonstrate
 
@@ -93,7 +93,7 @@ def main(config: Config) -> int:
                         return
                     yield 1_000_000 + 10_000 * config.seed + index  # apart from training and evaluation seeds
 
-            identity = Identity(actor="demo", first_episode=first, source="demo")
+            identity = Identity(DEMONSTRATOR, first_episode=first, source="demo")
             rollout(env, idle(task), [kept], identity=identity, seeds=seeds())
     print(f"kept {kept.episodes} successful demonstrations ({kept.steps} steps) of {kept.attempts} in {config.out}")
     return 0 if enough() else 1

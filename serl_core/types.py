@@ -17,6 +17,7 @@ import numpy.typing as npt
 Obs: TypeAlias = Mapping[str, npt.NDArray[Any]]  # "state" (n,) float32; one (H, W, 3) uint8 per camera
 Who = Literal["policy", "operator"]
 Source = Literal["demo", "online"]
+DEMONSTRATOR = "demo"  # the actor session of recorded demonstrations
 
 
 @dataclass(frozen=True)

@@ -225,7 +225,11 @@ class Courier:
         if now - self._view.heard < self._away_after or now < self._renew_at:
             return
         if self._view.connected:
-            log.warning("learner at %s is away; %d records wait in the spool", self._address, self._spool.end)
+            log.warning(
+                "learner at %s is away; %d records wait in the spool",
+                self._address,
+                self._spool.end - self._spool.released,
+            )
         self._renew()
         self._renew_at = now + self._away_after
 

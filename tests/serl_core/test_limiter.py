@@ -33,22 +33,19 @@ def test_only_whole_calls_are_granted() -> None:
     assert limiter.updates == 4
 
 
-def test_lockstep_holds_the_actor_back() -> None:
+def test_lockstep_forgives_nothing_and_says_how_far_it_is_behind() -> None:
     """Bug: the actor runs away from a slow learner, so that results depend on the machine."""
     limiter = UpdateLimiter(utd=2, per_call=2, lockstep=True, max_behind=20, start_after=0)
-    limiter.insert(20)
-    assert limiter.actor_may_go()
-    limiter.insert()
-    assert not limiter.actor_may_go() and limiter.waiting() == ""
+    limiter.insert(210)
+    assert limiter.behind == 210 and limiter.forgiven == 0 and limiter.waiting() == ""
     limiter.done()
-    assert limiter.actor_may_go()
+    assert limiter.behind == 209
 
 
-def test_realtime_never_holds_the_actor_and_caps_the_debt() -> None:
+def test_realtime_caps_the_debt() -> None:
     """Bug: after a pause the learner works off an unbounded backlog on stale data."""
     limiter = UpdateLimiter(utd=4, per_call=4, lockstep=False, max_debt=200, start_after=0)
     limiter.insert(1000)
-    assert limiter.actor_may_go()
     assert run(limiter) == 50
     assert limiter.achieved_utd == pytest.approx(0.2)
 
@@ -78,8 +75,9 @@ def test_two_sided_limiter_never_stalls(utd: float) -> None:
     """Bug: for some ratio neither side may go."""
     limiter = UpdateLimiter(utd=utd, per_call=4, lockstep=True, start_after=5)
     for _ in range(300):
-        assert limiter.actor_may_go() or limiter.grants()
-        if limiter.actor_may_go():
+        actor_may_go = limiter.behind <= limiter.max_behind  # the actor's own rule
+        assert actor_may_go or limiter.grants()
+        if actor_may_go:
             limiter.insert()
         else:
             limiter.done()

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serl_core.metrics import Metrics, Window, read
+from serl_core.metrics import Metrics, read
 
 
 def test_rows_come_back_and_a_restart_appends(tmp_path: Path) -> None:
@@ -42,12 +42,3 @@ def test_what_is_not_a_plain_value_is_refused(tmp_path: Path) -> None:
     """Guards against arrays that turn the file into something no tool can plot."""
     with Metrics(tmp_path / "m.jsonl") as metrics, pytest.raises(ValueError, match="reduce it first"):
         metrics.write(1, 1.0, loss=np.zeros(2))  # type: ignore[arg-type]
-
-
-def test_a_window_forgets_the_oldest() -> None:
-    """Guards against a success rate over all time that hides what happens now."""
-    window = Window(2)
-    assert window.mean() is None
-    for value in (False, True, True):
-        window.add(value)
-    assert window.mean() == 1.0 and len(window) == 2

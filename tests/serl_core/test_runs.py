@@ -12,17 +12,18 @@ from serl_core.summary import read_json, write_json
 
 def test_a_run_is_not_begun_twice_in_one_directory(tmp_path):
     """Guards yesterday's episodes and checkpoints against a learner that starts from scratch among them."""
-    learner.claim(learner.Config(run_dir=tmp_path))
+    claimed = learner.check_claim(learner.Config(run_dir=tmp_path))
+    write_json(tmp_path / "config.json", claimed)
     with pytest.raises(ConfigError, match="go on with --resume"):
-        learner.claim(learner.Config(run_dir=tmp_path))
-    learner.claim(learner.Config(run_dir=tmp_path, resume=True))
+        learner.check_claim(learner.Config(run_dir=tmp_path))
+    assert learner.check_claim(learner.Config(run_dir=tmp_path, resume=True)) == claimed
 
 
 def test_a_run_is_resumed_only_as_what_it_is(tmp_path):
     """Guards against weights of one task going on with another."""
-    learner.claim(learner.Config(run_dir=tmp_path, task="pick_cube"))
+    write_json(tmp_path / "config.json", learner.check_claim(learner.Config(run_dir=tmp_path, task="pick_cube")))
     with pytest.raises(ConfigError, match="begun with task pick_cube, not peg_insertion"):
-        learner.claim(learner.Config(run_dir=tmp_path, task="peg_insertion", resume=True))
+        learner.check_claim(learner.Config(run_dir=tmp_path, task="peg_insertion", resume=True))
     assert read_json(tmp_path / "config.json")["task"] == "pick_cube"
 
 
