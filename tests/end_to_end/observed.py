@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serl_core.data.episodes import EpisodeStore
 from serl_core.processes import serl
-from serl_core.types import EpisodeStart, Step
+from serl_core.types import EpisodeStart, Record, Step
 
 
 def complaint(*arguments: str | int | Path) -> str:
@@ -65,10 +65,15 @@ def _parents() -> dict[int, int]:
     return parents
 
 
+def stored(run_dir: Path) -> list[Record]:
+    """What the learner has stored so far."""
+    return list(EpisodeStore(run_dir / "episodes").records())
+
+
 def episodes(run_dir: Path) -> list[tuple[EpisodeStart, list[Step]]]:
     """The stored episodes of a run with one actor; asserts that each is whole and its steps are in order."""
     found: list[tuple[EpisodeStart, list[Step]]] = []
-    for record in EpisodeStore(run_dir / "episodes").records():
+    for record in stored(run_dir):
         if isinstance(record, EpisodeStart):
             found.append((record, []))
         else:

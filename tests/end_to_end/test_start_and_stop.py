@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from observed import alive, complaint, descendants, episodes, free_ports, wait_for
+from observed import alive, complaint, descendants, episodes, free_ports, stored, wait_for
 
 from serl_core import metrics
 from serl_core.checkpoint import Checkpoints
@@ -50,14 +50,13 @@ def send_episode(link: ActorLink, number: int, length: int) -> None:
         link.send(step)
 
 
-def learn_from(address: str, spool: Path, length: int) -> None:
-    """Give the learner at ``address`` an episode, and wait until it has learnt from all of it."""
+def learn_from(address: str, spool: Path, length: int, updates: int) -> None:
+    """Give the learner at ``address`` an episode, and wait until it has done so many updates in all."""
     with ActorLink(address, "noise", spool) as link:
         assert link.wait_weights(1, COMPILING)
-        already = link.status().report.get("stored", 0)
         send_episode(link, 0, length)
-        wanted = already + length
-        assert link.wait_until(lambda report: report["stored"] == wanted and not report["behind"], COMPILING)
+        assert link.wait_until(lambda report: report["grad_steps"] == updates, COMPILING)
+        assert link.wait_drained(60.0)
 
 
 def test_the_learner_needs_nothing_but_its_task(start, tmp_path):
@@ -74,11 +73,11 @@ def test_the_learner_needs_nothing_but_its_task(start, tmp_path):
 def test_a_stopped_learner_goes_on_where_it_was(start, tmp_path):
     """Guards against a stop that costs the networks, the count of updates, or the order of the versions."""
     run_dir, found = tmp_path / "run", []
-    for flags, length in (((), 120), (("--resume",), 30)):
+    for flags, length, updates in (((), 120, 20), (("--resume",), 30, 50)):  # the first 100 are not learnt from
         learner = start(
             "learner", "--run-dir", run_dir, "--address", "tcp://127.0.0.1:*", "--lockstep", "--utd", 1, *flags
         )
-        learn_from(learner.ready(60.0)[0], tmp_path / "spool", length)
+        learn_from(learner.ready(60.0)[0], tmp_path / "spool", length, updates)
         learner.stop()
         learner.check()
         figures = json.loads((run_dir / "learner.json").read_text())
@@ -122,6 +121,28 @@ def test_ctrl_c_ends_every_process_and_keeps_the_run(start, tmp_path):
     assert demo._process.wait() == 130
     steps = sum(len(steps) for _, steps in episodes(run_dir))
     assert newest(run_dir)["limiter"]["stored"] == steps > 100
+
+
+def test_an_actor_stopped_without_its_learner_keeps_what_it_did(start, tmp_path):
+    """Guards against a Ctrl-C that waits for a learner that is gone, and against losing what was on its way."""
+    run_dir, (port,) = tmp_path / "run", free_ports(1)
+    server = start("server", "mujoco", "--port", 0, "--truth-port", 0, "--clock", "lockstep")
+    robot, _, truth = server.ready(60.0)
+    link = f"tcp://127.0.0.1:{port}"
+    act = ("actor", "--run-dir", run_dir, "--robot", robot, "--truth", truth, "--learner", link)
+    learn = ("learner", "--run-dir", run_dir, "--address", link, "--lockstep")
+
+    learner, actor = start(*learn), start(*act)
+    wait_for(lambda: len(stored(run_dir)) > 10, COMPILING)
+    learner._process.kill()
+    actor._process.send_signal(signal.SIGINT)
+    actor.wait(20.0)
+
+    start(*learn, "--resume").ready(60.0)
+    start(*act, "--env-steps", 10).wait(COMPILING)
+    sessions = [first.actor for first, _ in episodes(run_dir)]
+    assert len(set(sessions)) == 2
+    assert len(episodes(run_dir)[-1][1]) == 10
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
