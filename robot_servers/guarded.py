@@ -161,9 +161,9 @@ class GuardedRobot:
             self._run.confirm()
 
     def hold(self, reason: str) -> None:
-        """Stay where the arm is; ends a running reset."""
+        """Stay where the arm is, until a reset; ends a running one."""
         with self._lock:
-            self._guard.hold(reason, self._newest())
+            self._guard.hold_until_reset(reason, self._newest())
             self._run = None
 
     def tighten(self, limits: Limits) -> None:

@@ -260,7 +260,10 @@ class Robot(Protocol):
         """Answer the question of an `AskPerson` step."""
         ...
 
-    def hold(self, reason: str) -> None: ...
+    def hold(self, reason: str) -> None:
+        """Stay where the arm is, and end a running reset. Commands are refused until the next reset."""
+        ...
+
     def tighten(self, limits: Limits) -> None:
         """Bind commands to these limits for as long as the caller owns the robot; they replace earlier ones.
 

@@ -164,7 +164,8 @@ class Guard:
     ========== ======================================================= =========================
     idle       since connect, or since a reset: the last target stays  a command, reset or hold
     moving     commands arrive                                         the watchdog, reset, hold
-    holding    the pose measured when the hold began is the target     a valid command, a reset
+    holding    the pose measured when the hold began is the target     a reset; a valid command
+                                                                       unless somebody asked for it
     resetting  the server moves the arm; commands are refused          the end of the plan, hold
     fault      something broke: held, commands are refused             nothing: start again
     stopped    closed                                                  nothing: start again
@@ -184,6 +185,8 @@ class Guard:
         self._pose: Array | None = None  # the target; None until the first cycle measured one
         self._gripper: float | None = None
         self._last_command = 0.0
+        self._held = ""  # why somebody asked to hold; until a reset no command goes on
+        self._answered = -math.inf  # newest state that an accepted command answers
 
     def tighten(self, limits: Limits, state: RobotState) -> None:
         """Bind commands to these limits. Raises `CommandRefused` where they are looser than the robot's own.
@@ -211,11 +214,13 @@ class Guard:
         self._check_time(command.state_time, now)
         if self.mode in ("resetting", "fault", "stopped"):
             self._refuse(f"the robot is in mode {self.mode}{f': {self.reason}' if self.reason else ''}")
+        if self._held:
+            self._refuse(f"held: {self._held}; reset to go on")
         position, moved = bend_position(asked[:3], state.pose[:3], self.limits)
         orientation, turned = bend_orientation(asked[3:], quat_normalise(state.pose[3:]), self.limits)
         self._pose = np.concatenate([position, orientation])
         self._gripper = self._gripper if command.gripper is None else float(command.gripper)
-        self._last_command = now
+        self._last_command, self._answered = now, command.state_time
         self._enter("moving")
         self.bent += bool(moved or turned)
         return Applied(self._pose.copy(), command.gripper, moved + turned)
@@ -240,6 +245,11 @@ class Guard:
         self._pose = rest_target(state.pose, self.own if self.mode == "resetting" else self.limits)
         self._enter("holding", reason)
 
+    def hold_until_reset(self, reason: str, state: RobotState) -> None:
+        """Hold because somebody asks for it: the owner's next command must not undo that, only a reset does."""
+        self.hold(reason, state)
+        self._held = reason or "no reason given"
+
     def fault(self, reason: str, state: RobotState) -> None:
         """Hold for good: nothing in this process clears a fault."""
         self.hold(reason, state)
@@ -252,6 +262,7 @@ class Guard:
         """Let the server move the arm. Raises `CommandRefused` in a fault, when stopped or resetting."""
         if self.mode in ("resetting", "fault", "stopped"):
             raise CommandRefused(f"no reset in mode {self.mode}: {self.reason or 'wait until it is done'}")
+        self._held = ""
         self._gripper = None  # a hold that ends the reset must not undo what the reset did
         self._enter("resetting")
 
@@ -294,3 +305,6 @@ class Guard:
             self._refuse(f"stale: answers a state {age:.3f} s old (limit {self.limits.max_age:g} s); read a new one")
         if age < -CLOCK_TOLERANCE:
             self._refuse(f"answers a state {-age:.3f} s in the future; use the time of the state, not a clock")
+        if state_time < self._answered:
+            late = self._answered - state_time
+            self._refuse(f"out of order: a command that answers a state {late:.3f} s newer has been accepted")

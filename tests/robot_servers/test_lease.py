@@ -163,12 +163,17 @@ def test_a_refusal_says_who_and_how_long(robot: GuardedRobot) -> None:
 
 
 def test_everyone_may_look_and_hold(robot: GuardedRobot) -> None:
-    """Guards against a viewer that takes the robot away, and against an arm that only its owner can stop."""
+    """Guards against a viewer that takes the robot away, and an owner that drives on after it was stopped."""
     with serving(robot) as address, RobotClient(address) as owner, RobotClient(address) as viewer:
         push(owner)
         assert viewer.state().pose.shape == (7,) and viewer.frames() == {} and viewer.metadata.limits == LIMITS
         viewer.hold("a person says so")
         assert viewer.status().mode == "holding"
+        with pytest.raises(CommandRefused, match="held: a person says so; reset to go on"):
+            push(owner)
+        assert owner.status().mode == "holding"
+        owner.reset(PLAN)
+        owner.advance(1.0)
         push(owner)
         assert owner.status().mode == "moving"
 

@@ -187,6 +187,26 @@ def test_watchdog_holds_once_at_the_measured_pose() -> None:
     )
 
 
+def test_a_hold_that_was_asked_for_lasts_until_a_reset() -> None:
+    """Guards against an arm that a person stopped and the next command of the policy moves."""
+    guard = Guard(LIMITS)
+    guard.hold_until_reset("a hand is in the way", state_at(CENTRE))
+    with pytest.raises(CommandRefused, match="held: a hand is in the way; reset to go on"):
+        guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
+    guard.begin_reset()
+    guard.end_reset(CENTRE, None)
+    guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
+
+
+def test_commands_that_come_late_are_refused() -> None:
+    """Guards against two commands that change places on the way: the older one must not win."""
+    guard = Guard(LIMITS)
+    for state_time in (0.9, 1.0, 1.0):
+        guard.command(Command(CENTRE, None, state_time), state_at(CENTRE, 1.0), 1.0)
+    with pytest.raises(CommandRefused, match="out of order"):
+        guard.command(Command(CENTRE, None, 0.9), state_at(CENTRE, 1.0), 1.0)
+
+
 def test_refused_commands_do_not_feed_the_watchdog() -> None:
     """Guards against a stream of garbage keeping a motion alive."""
     guard = Guard(LIMITS)
