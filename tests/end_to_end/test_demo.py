@@ -12,7 +12,7 @@ from serl_core import metrics
 from serl_core.data.episodes import EpisodeStore
 from serl_core.types import EpisodeStart, Step
 
-ENV_STEPS = 600
+ENV_STEPS = 800
 EVAL_EPISODES = 20
 
 
