@@ -68,6 +68,7 @@ class GuardedRobot:
         self._driver_lock = threading.Lock()  # held through one cycle
         self._state: RobotState | None = None
         self._run: ResetRun | None = None
+        self._restore = False  # whether the next cycle sets the compliance of connect again
         self._resets = 0
         self._broken = ""  # why the driver is not called any more
         self._frozen = 0  # cycles in a row without a newer state
@@ -167,14 +168,16 @@ class GuardedRobot:
             self._run = None
 
     def tighten(self, limits: Limits) -> None:
-        """Bind commands to these limits, within the robot's own, until the next `tighten` or `relax`."""
+        """Bind commands to these limits, within the robot's own, until the next `tighten` or `abandon`."""
         with self._lock:
             self._guard.tighten(limits, self._newest())
 
-    def relax(self) -> None:
-        """Bind commands to the robot's own limits again: whoever tightened them is gone."""
+    def abandon(self) -> None:
+        """The owner is gone: a reset or a motion ends in a hold; the robot's own limits and compliance bind again."""
         with self._lock:
-            self._guard.relax()
+            self._run = None
+            self._guard.abandon(self._newest())
+            self._restore = True
 
     def status(self) -> Status:
         with self._lock:
@@ -234,7 +237,10 @@ class GuardedRobot:
 
     def _step(self) -> None:
         with self._lock:
-            state, run = self._newest(), self._run
+            state, run, restore = self._newest(), self._run, self._restore
+            self._restore = False
+        if restore:
+            self._driver.set_compliance(self._compliance)
         if run is not None:
             self._go_on(run, state)
         with self._lock:

@@ -22,7 +22,7 @@ import math
 
 import numpy as np
 
-from robot_servers.interface import Array, Compliance
+from robot_servers.interface import Array, Compliance, RobotError
 
 FILTER_PER_MS = 0.005
 TORQUE_STEP_PER_MS = 1.0  # Nm
@@ -161,7 +161,12 @@ class Impedance:
             self._gains_settled = bool(np.all(np.abs(rest) <= SETTLED * (1.0 + self._goal_gains)))
 
     def _limit(self, tau: Array) -> Array:
-        """At most 1 Nm per millisecond away from the last torques, and within the motors' limits."""
+        """At most 1 Nm per millisecond away from the last torques, and within the motors' limits.
+
+        Raises `RobotError` for torques that are not finite.
+        """
+        if not math.isfinite(float(tau.sum())):  # comparisons with nan would let it through
+            raise RobotError(f"the impedance law asks for torques that are not finite: {tau.tolist()}")
         low = np.maximum(self._last - self._torque_step, -TORQUE_LIMITS)
         high = np.minimum(self._last + self._torque_step, TORQUE_LIMITS)
         self._last = np.minimum(np.maximum(tau, low), high)

@@ -204,7 +204,7 @@ class SetGripper:
 
 @dataclass(frozen=True)
 class SetCompliance:
-    """Switch the impedance parameters, e.g. to a precise set for a reset and back."""
+    """Switch the impedance parameters, e.g. to a precise set for a reset and back. They end with the lease."""
 
     compliance: Compliance
 

@@ -16,6 +16,7 @@ from robot_servers.interface import (
     Array,
     AskPerson,
     CommandRefused,
+    Compliance,
     Driver,
     JointReset,
     Limits,
@@ -40,6 +41,23 @@ GRIPPER_TIMEOUT = 5.0  # s
 GRIPPER_SETTLED = 0.145  # s without movement; between two cycles, so that rounding of times decides nothing
 GRIPPER_STILL = 0.002  # of the opening; less is noise
 
+# The widest that a client may ask for; the clips end where those of SERL's server do.
+WIDEST = Compliance(
+    translational_stiffness=4000.0,
+    translational_damping=250.0,
+    rotational_stiffness=400.0,
+    rotational_damping=40.0,
+    translational_ki=100.0,
+    rotational_ki=30.0,
+    translational_clip=(0.1, 0.1, 0.1),
+    translational_clip_neg=(0.1, 0.1, 0.1),
+    rotational_clip=(0.1, 0.1, 0.1),
+    rotational_clip_neg=(0.1, 0.1, 0.1),
+    nullspace_stiffness=5.0,
+    joint1_nullspace_stiffness=100.0,
+)
+MIN_DAMPING = 0.2  # of 2·√stiffness; with less a stiff arm rings
+
 
 class ResetFailed(Exception):
     """A step of the plan did not come to its end; the text says which and why."""
@@ -61,9 +79,22 @@ def _fault(step: ResetStep, limits: Limits) -> str:
     if isinstance(step, JointReset) and step.every < 1:
         return f"every {step.every} must be at least 1"
     if isinstance(step, SetCompliance):
-        values = np.concatenate([np.atleast_1d(value) for value in vars(step.compliance).values()])
-        if not (np.isfinite(values) & (values >= 0)).all():
-            return "impedance parameters must be finite and not negative"
+        return _compliance_fault(step.compliance)
+    return ""
+
+
+def _compliance_fault(compliance: Compliance) -> str:
+    for name, widest in vars(WIDEST).items():
+        value = getattr(compliance, name)
+        if np.shape(value) != np.shape(widest):
+            return f"{name} {value} must have as many values as {widest}"
+        if not (np.greater_equal(value, 0.0) & np.less_equal(value, widest)).all():  # nan is neither
+            return f"{name} {value} must lie between 0 and {widest}"
+    for kind in ("translational", "rotational"):
+        damping = getattr(compliance, f"{kind}_damping")
+        least = MIN_DAMPING * 2.0 * math.sqrt(getattr(compliance, f"{kind}_stiffness"))
+        if damping < least:
+            return f"{kind}_damping {damping} must be at least {least:.1f} at this stiffness, or the arm rings"
     return ""
 
 

@@ -200,8 +200,10 @@ class Guard:
         if self.mode == "moving" and self._pose is not None and outside(self._pose, self.limits):
             self.hold("the limits were tightened; the next valid command goes on", state)
 
-    def relax(self) -> None:
-        """Only the robot's own limits bind again."""
+    def abandon(self, state: RobotState) -> None:
+        """The owner is gone: what moves is held, and only the robot's own limits bind again."""
+        if self.mode in ("moving", "resetting"):
+            self.hold("its owner is gone; the next valid command goes on", state)
         self.limits = self.own
 
     def command(self, command: Command, state: RobotState, now: float) -> Applied:

@@ -35,10 +35,10 @@ QUEUE = 64  # messages kept for a client that does not read; more are dropped
 
 
 class ServedRobot(Robot, Protocol):
-    """A guarded robot that also knows the ground truth of its scene, and can forget an owner's limits."""
+    """A guarded robot that also knows the ground truth of its scene, and can do without an owner."""
 
     def ground_truth(self) -> Mapping[str, Any]: ...
-    def relax(self) -> None: ...
+    def abandon(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Server:
         self.address = address
         self.truth_address = truth_address
         self._robot = robot
-        self._lease = Lease(silence or 0.0, robot.relax)  # by default the clock decides, known when connected
+        self._lease = Lease(silence or 0.0, robot.abandon)  # by default the clock decides, known when connected
         self._public = robot_calls(robot, self._lease)
         self._truth = {"ground_truth": Call((), robot.ground_truth)}
         self._context: zmq.Context[zmq.Socket[bytes]] | None = None

@@ -220,7 +220,15 @@ def test_motion_is_a_straight_line_at_its_speed() -> None:
         (MoveTo((*HOME,), tolerance=0.0), "tolerance"),
         (SetGripper(255.0), "width"),
         (JointReset(0), "every"),
-        (SetCompliance(replace(Compliance(), translational_stiffness=float("inf"))), "impedance"),
+        (SetCompliance(Compliance(translational_stiffness=float("inf"))), "translational_stiffness inf"),
+        (SetCompliance(Compliance(translational_stiffness=1e6)), "between 0 and 4000"),
+        (SetCompliance(Compliance(rotational_stiffness=1e308)), "between 0 and 400"),
+        (SetCompliance(Compliance(rotational_damping=-1.0)), "rotational_damping"),
+        (SetCompliance(Compliance(translational_ki=float("nan"))), "translational_ki nan"),
+        (SetCompliance(Compliance(translational_clip=(0.01, 0.01, 0.2))), "translational_clip"),
+        (SetCompliance(Compliance(translational_clip_neg=(0.01, 0.01))), "as many values"),  # type: ignore[arg-type]
+        (SetCompliance(Compliance(translational_damping=0.0)), "arm rings"),
+        (SetCompliance(Compliance(rotational_damping=0.0)), "arm rings"),
     ],
 )
 def test_plans_outside_the_limits_are_refused_up_front(robot: GuardedRobot, step: ResetStep, fault: str) -> None:

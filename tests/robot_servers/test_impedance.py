@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from robot_servers.geometry import quat_mul, rotvec_to_quat
 from robot_servers.impedance import TORQUE_LIMITS, Impedance
-from robot_servers.interface import Compliance
+from robot_servers.interface import Compliance, RobotError
 
 HERE = np.array([0.5, 0.0, 0.2, 1.0, 0.0, 0.0, 0.0])
 REST = np.zeros(7)
@@ -96,6 +96,13 @@ def test_torques_stay_within_the_motors_limits():
     tau = settled_torque(law_at(HERE, **stiff), shifted((0.05, 0.05, 0.05), (0.3, 0.3, 0.3)))
     assert np.all(np.abs(tau) <= TORQUE_LIMITS)
     assert np.any(np.abs(tau) == TORQUE_LIMITS)
+
+
+def test_torques_that_are_not_finite_are_an_error():
+    """Guards against NaN passing the limits, which compare, and reaching the motors."""
+    law = law_at(HERE)
+    with pytest.raises(RobotError, match="not finite"):
+        law.torque(HERE, REST, np.full(7, np.nan), JACOBIAN, REST)
 
 
 def test_integral_is_bounded_and_forgotten_at_a_new_target():

@@ -20,13 +20,14 @@ from robot_servers import wire
 from robot_servers.client import RobotClient
 from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver
 from robot_servers.guarded import GuardedRobot
-from robot_servers.interface import Applied, Command, CommandRefused, MoveTo, NotOwner
+from robot_servers.interface import Applied, Command, CommandRefused, Compliance, MoveTo, NotOwner, SetCompliance
 from robot_servers.lease import Client, Lease
 from robot_servers.server import Server, answer_request, robot_calls
 
 LOOPBACK = "tcp://127.0.0.1:*"
 NARROW = replace(LIMITS, step=0.02)
 PLAN = (MoveTo(HOME),)
+SOFT = Compliance(translational_stiffness=500.0)
 
 
 @contextlib.contextmanager
@@ -42,8 +43,13 @@ def serving(robot: GuardedRobot, address: str = LOOPBACK, silence: float | None 
 
 
 @pytest.fixture
-def robot() -> Iterator[GuardedRobot]:
-    robot = GuardedRobot(FakeDriver())
+def driver() -> FakeDriver:
+    return FakeDriver()
+
+
+@pytest.fixture
+def robot(driver: FakeDriver) -> Iterator[GuardedRobot]:
+    robot = GuardedRobot(driver)
     robot.connect()
     yield robot
     robot.close()
@@ -89,7 +95,7 @@ class Fight:
         self.now = 0.0
         self.robot = GuardedRobot(FakeDriver())
         self.robot.connect()
-        self.lease = Lease(duration, self.robot.relax, lambda: self.now)
+        self.lease = Lease(duration, self.robot.abandon, lambda: self.now)
         self.calls = robot_calls(self.robot, self.lease)
         self.owner: int | None = None
         self.heard = 0.0
@@ -188,6 +194,33 @@ def test_closing_gives_it_back(robot: GuardedRobot) -> None:
             with RobotClient(address) as first:
                 push(first)
         push(second)
+
+
+def test_a_reset_ends_with_its_owner(robot: GuardedRobot) -> None:
+    """Guards against an arm that drives on for a program that is gone, and a robot nobody can reset any more."""
+    with serving(robot) as address:
+        with RobotClient(address) as first:
+            first.reset((SetCompliance(SOFT), MoveTo((0.7, 0.3, 0.1, *HOME[3:]))))
+            first.advance(0.5)
+            assert first.status().mode == "resetting"
+        assert robot.status().mode == "holding" and "owner is gone" in robot.status().reason
+        with RobotClient(address) as second:
+            push(second)
+            second.reset(PLAN)
+            second.advance(5.0)
+            assert second.status().mode == "idle"
+
+
+def test_compliance_ends_with_its_owner(robot: GuardedRobot, driver: FakeDriver) -> None:
+    """Guards against a task that runs with the stiffness of the one before."""
+    with serving(robot) as address:
+        with RobotClient(address) as first:
+            first.reset((SetCompliance(SOFT),))
+            first.advance(0.1)
+            assert driver.compliance == SOFT
+        with RobotClient(address) as second:
+            second.advance(0.1)
+            assert driver.compliance == second.metadata.compliance
 
 
 OWNER = """
