@@ -21,6 +21,7 @@ from robot_servers.interface import (
     Command,
     JointReset,
     MoveTo,
+    NotOwner,
     PlaceObjects,
     ResetStep,
     Robot,
@@ -28,6 +29,7 @@ from robot_servers.interface import (
     RobotState,
     SetCompliance,
     SetGripper,
+    Status,
 )
 from serl_core.clock import Clock
 from serl_core.config import ConfigError, Observation, Task, Truth
@@ -94,7 +96,8 @@ class RobotEnv(gym.Env[Any, Any]):
     ``info`` of a step: "target" (7,) the TCP target the guard sent; "bent": whether one of the
     task's limits changed it; "time" s of the observation; "state": the `RobotState`; "gripper":
     the last command, 1 open, 0 closed; and "abort", the reason, if the robot refused or failed. An aborted
-    step holds the robot and truncates the episode; its observation is the one before it.
+    step holds the robot, unless it is somebody else's by now, and truncates the episode; its observation
+    is the one before it.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium's own declaration is a mutable class attribute
@@ -138,7 +141,10 @@ class RobotEnv(gym.Env[Any, Any]):
         self._robot.tighten(self._task.limits)  # whoever made the robot: no episode without its task's limits
         self._robot.reset(self._plan())
         self._clock.start()
-        self._await_reset()
+        status = self._await_reset()
+        if status.mode not in ("idle", "moving"):
+            raise RobotError(f"the reset ended in mode {status.mode}: {status.reason or 'no reason given'}")
+        self._clock.tick()  # the arm comes to rest
         self._steps = 0
         self._gripper = self._task.start_gripper
         state = self._robot.state()
@@ -159,7 +165,7 @@ class RobotEnv(gym.Env[Any, Any]):
             self._clock.tick()
             self._observe(self._robot.state())
         except RobotError as error:
-            return self._aborted(str(error))
+            return self._aborted(error)
         return self._observation, 0.0, False, self._steps >= self._task.max_steps, self._info(target, bent)
 
     # ── acting ──
@@ -182,13 +188,18 @@ class RobotEnv(gym.Env[Any, Any]):
         applied = self._robot.command(Command(asked, gripper, state.time))
         return applied.pose, bool(applied.bends)
 
-    def _aborted(self, reason: str) -> tuple[dict[str, npt.NDArray[Any]], float, bool, bool, dict[str, Any]]:
+    def _aborted(self, error: RobotError) -> tuple[dict[str, npt.NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """The end of an episode that cannot go on: the robot holds, the last observation stands."""
         assert self._state is not None
-        with contextlib.suppress(RobotError):  # a robot that cannot even be told to hold does so by its watchdog
-            self._robot.hold(f"episode aborted: {reason}")
+        reason = str(error)
+        if not isinstance(error, NotOwner):  # to hold is open to everyone: it would stop the new owner
+            self._hold(f"episode aborted: {reason}")
         log.warning("episode aborted after %d steps: %s", self._steps, reason)
         return self._observation, 0.0, False, True, {**self._info(self._state.pose, bent=True), "abort": reason}
+
+    def _hold(self, reason: str) -> None:
+        with contextlib.suppress(RobotError):  # a robot that cannot even be told to hold does so by its watchdog
+            self._robot.hold(reason)
 
     # ── observing ──
 
@@ -234,7 +245,7 @@ class RobotEnv(gym.Env[Any, Any]):
         grip = (SetGripper(task.start_gripper),) if task.gripper else ()
         return (
             SetCompliance(task.reset_compliance),
-            PlaceObjects(scene),  # first: a simulation starts over, and nothing that came before matters
+            PlaceObjects(scene),  # before any motion: a simulation starts over, and nothing earlier matters
             *grip,  # lets go before the arm moves away
             *self._retreat(),
             JointReset(task.joint_reset_every),
@@ -259,7 +270,17 @@ class RobotEnv(gym.Env[Any, Any]):
         turn = np.concatenate([np.zeros(3), rotvec_to_quat(np.array([0.0, 0.0, offset[3]]))])
         return pose_mul(pose, turn)
 
-    def _await_reset(self) -> None:
+    def _await_reset(self) -> Status:
+        """The status when the reset has ended. If the wait itself ends, Ctrl-C included, the arm holds."""
+        try:
+            return self._wait_while_resetting()
+        except NotOwner:
+            raise
+        except BaseException as error:
+            self._hold(f"nobody waits for the reset any more: {error or type(error).__name__}")
+            raise
+
+    def _wait_while_resetting(self) -> Status:
         asked, waited = "", 0.0
         while (status := self._robot.status()).mode == "resetting":
             if status.waiting_for and status.waiting_for != asked:
@@ -267,12 +288,9 @@ class RobotEnv(gym.Env[Any, Any]):
             asked = status.waiting_for
             waited += 0.0 if asked else self._clock.period
             if waited > RESET_TIMEOUT:
-                self._robot.hold("the reset takes too long")
                 raise RobotError(f"the reset is not done after {RESET_TIMEOUT:.0f} s: look what blocks the arm")
             self._clock.tick()
-        if status.mode not in ("idle", "moving"):
-            raise RobotError(f"the reset ended in mode {status.mode}: {status.reason or 'no reason given'}")
-        self._clock.tick()  # the arm comes to rest
+        return status
 
 
 def _log_question(question: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 from env_parts import REACH, Arm
 from gymnasium.utils.env_checker import check_env
 
-from robot_servers.interface import AskPerson, RobotError
+from robot_servers.interface import AskPerson, NotOwner, RobotError
 from serl_core.config import ConfigError
 from serl_core.envs.robot_env import RobotEnv, action_space, observation_space
 
@@ -127,6 +127,38 @@ def test_a_refused_command_truncates_and_holds():
     assert arm.robot.status().mode == "holding"
     env.reset(seed=1)
     assert "abort" not in env.step(STAY)[4]
+
+
+def test_an_actor_that_lost_the_robot_leaves_the_new_owner_alone():
+    """Guards the next program: a hold is open to everyone, and would stop it."""
+
+    def lost(command):
+        raise NotOwner("the robot is in the hands of host:7")
+
+    arm = Arm()
+    env = make(arm)
+    env.reset(seed=0)
+    arm.robot.command = lost
+    _, _, _, truncated, info = env.step(STAY)
+    assert truncated and "host:7" in info["abort"]
+    assert arm.robot.status().mode == "idle"
+
+
+@pytest.mark.parametrize(
+    ("interruption", "mode"), [(KeyboardInterrupt(), "holding"), (NotOwner("somebody else's"), "resetting")]
+)
+def test_a_wait_for_the_reset_that_is_interrupted_ends_the_reset(interruption, mode):
+    """Guards against an arm that drives on in a reset after Ctrl-C, and against ending the new owner's reset."""
+
+    def interrupted(seconds):
+        raise interruption
+
+    arm = Arm()
+    arm.robot.advance = interrupted
+    env = make(arm)
+    with pytest.raises(type(interruption)):
+        env.reset(seed=0)
+    assert arm.robot.status().mode == mode
 
 
 def test_a_driver_that_fails_truncates_and_the_next_reset_says_why():
