@@ -16,6 +16,7 @@ from serl_core.config import START_AFTER, ConfigError, Observation, Preset
 from serl_core.data.episodes import EpisodeStore
 from serl_core.processes import Child, children, serl
 from serl_core.progress import Progress, progress
+from serl_core.simulated import server_options
 from serl_core.summary import Tally, read_json, write_json
 from serl_core.tasks import load_task
 
@@ -66,8 +67,6 @@ class Demo:
 
     def serve(self) -> tuple[str | Path, ...]:
         """Start the simulated arm; returns the options that lead to it."""
-        from serl_core.evaluate import server_options
-
         task = load_task(self.config.task)
         server = self.start("server", "mujoco", *server_options(task, self.config.obs))
         robot, _, truth = server.ready(timeout=60.0)

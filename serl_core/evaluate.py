@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -15,10 +14,10 @@ from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation, Task
 from serl_core.metrics import Metrics
 from serl_core.policies import CheckpointPolicy
-from serl_core.processes import Child, children, serl
 from serl_core.progress import Progress, progress
 from serl_core.rollout import Identity, Policy, rollout
 from serl_core.session import connected, make_env
+from serl_core.simulated import simulated_server
 from serl_core.summary import Tally, write_json
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import EpisodeStart, Record
@@ -54,22 +53,6 @@ class EpisodeLog:
         if self._metrics is not None:
             seed, episode = self._first_seed + record.episode, self._tally.episodes[-1]
             self._metrics.write(done, time.time(), seed=seed, success=episode.success, steps=episode.steps)
-
-
-@contextlib.contextmanager
-def simulated_server(task: Task, obs: Observation, logs: Path) -> Iterator[tuple[str, str]]:
-    """A simulated robot of our own under the lockstep clock: its address and that of its ground truth."""
-    with children() as running:
-        server = Child("server", serl("server", "mujoco", *server_options(task, obs)), logs / "server.log")
-        running.append(server)
-        robot, _, truth = server.ready(timeout=60.0)
-        yield robot, truth
-
-
-def server_options(task: Task, obs: Observation) -> list[str]:
-    """Options of ``serl server mujoco`` for a task: its scene, free ports, and cameras where they are looked at."""
-    cameras = ["--cameras", *task.cameras] if obs == "pixels" else []
-    return ["--scene", task.scene, "--port", "0", "--truth-port", "0", "--clock", "lockstep", *cameras]
 
 
 def evaluate(

@@ -43,6 +43,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.summary": {"serl_core.types"},
     "serl_core.progress": set(),
     "serl_core.processes": set(),
+    "serl_core.simulated": {"serl_core.config", "serl_core.processes"},
     # the learner's side
     "serl_core.nets": set(),
     "serl_core.agents": {"serl_core.nets", "serl_core.types"},
@@ -109,7 +110,9 @@ def test_nothing_imports_examples():
         assert not {name.split(".")[0] for name in imports_of(path)} & {"examples", "tests"}, path
 
 
-@pytest.mark.parametrize("package", ["robot_servers", "serl_core.envs", "serl_core.teleop", "serl_core.session"])
+@pytest.mark.parametrize(
+    "package", ["robot_servers", "serl_core.envs", "serl_core.teleop", "serl_core.session", "serl_core.demo"]
+)
 def test_importable_without_jax(package):
     """The robot's computer and the actor's wrappers must not wait for jax, nor need it."""
     names = [n for n in map(name_of, modules()) if n.startswith(package) and "__main__" not in n]

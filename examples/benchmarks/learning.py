@@ -36,11 +36,12 @@ from serl_core.agents.bc import BC, BCConfig, make_bc_policy
 from serl_core.config import Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
-from serl_core.evaluate import evaluate, simulated_server
+from serl_core.evaluate import evaluate
 from serl_core.nets.encoders import fit_normaliser
 from serl_core.policies import Blueprint
 from serl_core.record import idle
 from serl_core.rollout import Decision, Policy
+from serl_core.simulated import simulated_server
 from serl_core.summary import Tally, read_json
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import Obs

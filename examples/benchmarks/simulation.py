@@ -23,9 +23,9 @@ import tyro
 from robot_servers.drivers.mujoco import MujocoDriver
 from robot_servers.guarded import GuardedRobot
 from serl_core.agents.sac import make_policy
-from serl_core.evaluate import simulated_server
 from serl_core.policies import Blueprint
 from serl_core.session import connected, make_env
+from serl_core.simulated import simulated_server
 from serl_core.teleop.scripted import OperatorConfig
 
 RESULTS = Path(__file__).parent / "results"
