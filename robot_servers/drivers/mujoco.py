@@ -28,6 +28,7 @@ AT_HOME = 0.05  # rad, largest joint error that counts as home
 WRENCH_TIME = 0.02  # s, time constant of the force estimate's low-pass filter
 WRENCH_DAMPING = 1e-4  # keeps the force estimate finite at singularities
 ARM = slice(0, 7)
+UNSTABLE = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)  # and QVEL, QACC
 
 
 class MujocoDriver:
@@ -66,6 +67,8 @@ class MujocoDriver:
         self._law = Impedance(1.0 / physics_hz)
         self._model = self._scene.build()
         self._model.opt.timestep = 1.0 / physics_hz
+        # an automatic reset would teleport the arm and its objects in the middle of an episode
+        self._model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
         check_cameras(self._model, cameras)
         self._data = mujoco.MjData(self._model)
         self._bind()
@@ -85,6 +88,7 @@ class MujocoDriver:
         self._bias, self._gravity = data.qfrc_bias[ARM], data.qfrc_gravcomp[ARM]
         self._contact = data.qfrc_constraint[ARM]
         self._motors, self._grip = data.ctrl[ARM], data.ctrl[7:8]
+        self._warnings = data.warning.number[UNSTABLE]  # counts since the last reset of the data
         self._full_jacobian = np.zeros((6, model.nv))
         self._jacobian = self._full_jacobian[:, ARM]
         self._pose = np.zeros(7)
@@ -124,11 +128,17 @@ class MujocoDriver:
         if gripper is not None:
             self._grip[0] = min(1.0, max(0.0, gripper)) * FINGER_TRAVEL
 
+    def stop(self) -> None:
+        self._law.set_target(self._pose)
+
     def cycle(self) -> None:
+        """Raises `RobotError` when the physics has become unstable: MuJoCo would start over without a word."""
         self._require_connected()
         self._residual[:] = 0.0
         for _ in range(self._substeps):
             self._step()
+            if self._warnings.any():
+                raise RobotError(f"the simulation of {self.scene} has become unstable: see MuJoCo's warning above")
             self._residual += self._contact
         self._filter_wrench()
         if self._rig is not None:

@@ -15,7 +15,6 @@ import numpy as np
 from robot_servers.interface import Array, Limits
 
 FRANKA = Path(__file__).with_name("franka.xml")
-HAND_DOWN = np.array([1.0, 0.0, 0.0, 0.0])  # xyzw: a half turn about x, so that the TCP's z axis points down
 FINGER_TRAVEL = 0.04  # m per finger
 OBJECT_BITS = {"contype": 2, "conaffinity": 3}  # meets the robot (bit 1) and other objects (bit 2)
 LIVE_SOLVER = {"solref": (0.004, 1.0), "solimp": (0.97, 0.995, 0.0005, 0.5, 2.0)}  # the stiffest contact at 500 Hz

@@ -222,6 +222,31 @@ def test_joint_reset_brings_the_arm_home_and_leaves_a_held_peg_alone(connect):
     np.testing.assert_allclose(driver.state().pose, driver.home_pose, atol=1e-4)
 
 
+@pytest.mark.parametrize("view", ["_q", "_dq"])
+def test_unstable_physics_is_an_error(connect, view, monkeypatch, tmp_path):
+    """Guards against MuJoCo starting over by itself: the arm would be home again without a word."""
+    monkeypatch.chdir(tmp_path)  # MuJoCo writes a log there
+    driver = connect("reach")
+    getattr(driver, view)[3] = 1e12
+    with pytest.raises(RobotError, match="unstable"):
+        driver.cycle()
+    driver.place_objects(0)
+    driver.cycle()
+
+
+def test_an_arm_told_to_stop_stays_where_it_is(connect):
+    """Guards against an arm that goes on to its last target when nobody leads it any more."""
+    driver = connect("reach")
+    driver.track(np.array([0.6, 0.2, 0.2, *DOWN]), None)
+    for _ in range(20):
+        driver.cycle()
+    driver.stop()
+    here = driver.state().pose[:3]
+    for _ in range(200):
+        driver.cycle()
+    np.testing.assert_allclose(driver.state().pose[:3], here, atol=0.03)
+
+
 def test_wrong_arguments_are_answered_before_anything_opens():
     """Guards against a bare KeyError deep inside the simulator."""
     with pytest.raises(RobotError, match="did you mean"):
