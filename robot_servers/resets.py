@@ -1,7 +1,8 @@
 """Runs reset plans inside the control cycle: every step is a generator, advanced once per cycle.
 
 Reset motions are slow straight lines whose target never runs more than one step or turn ahead of
-the arm, inside the same workspace limits that bind commands.
+the arm, from the nearest point of the robot's own workspace limits to a goal inside them: the
+limits to which a task tightens its commands do not bind them. A joint reset is the driver's own motion.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ from robot_servers.interface import (
     SetCompliance,
     SetGripper,
 )
-from robot_servers.safety import UNIT_TOLERANCE, norm, outside, turn_towards
+from robot_servers.safety import UNIT_TOLERANCE, norm, outside, rest_target, turn_towards
 
 Progress = Generator[None, None, None]
 
+MAX_STEPS = 100  # of one plan
+MIN_SPEED = 0.005  # m/s; a slower motion would in practice never end
 MAX_SPEED = 0.5  # m/s
 TURN_SPEED = 1.0  # rad/s
 ARRIVED_ANGLE = 0.05  # rad
@@ -65,6 +68,8 @@ class ResetFailed(Exception):
 
 def check_plan(plan: tuple[ResetStep, ...], limits: Limits) -> None:
     """Raises `CommandRefused` naming the step and the limit if a step of ``plan`` must not run."""
+    if len(plan) > MAX_STEPS:
+        raise CommandRefused(f"a reset plan of {len(plan)} steps; at most {MAX_STEPS} are allowed")
     for number, step in enumerate(plan, 1):
         fault = _fault(step, limits)
         if fault:
@@ -76,6 +81,8 @@ def _fault(step: ResetStep, limits: Limits) -> str:
         return _move_fault(step, limits)
     if isinstance(step, SetGripper) and not 0.0 <= step.width <= 1.0:
         return f"width {step.width} must lie between 0 (closed) and 1 (open)"
+    if isinstance(step, PlaceObjects) and step.seed < 0:
+        return f"seed {step.seed} must not be negative"
     if isinstance(step, JointReset) and step.every < 1:
         return f"every {step.every} must be at least 1"
     if isinstance(step, SetCompliance):
@@ -105,8 +112,8 @@ def _move_fault(step: MoveTo, limits: Limits) -> str:
     size = norm(pose[3:])
     if abs(size - 1.0) > UNIT_TOLERANCE:
         return f"the quaternion (x, y, z, w) has norm {size:.3f}, but must be 1"
-    if not 0.0 < step.speed <= MAX_SPEED:
-        return f"speed {step.speed} m/s must be positive and at most {MAX_SPEED}"
+    if not MIN_SPEED <= step.speed <= MAX_SPEED:
+        return f"speed {step.speed} m/s must lie between {MIN_SPEED} and {MAX_SPEED}"
     if not 0.0 < step.tolerance < math.inf:
         return f"tolerance {step.tolerance} m must be positive"
     pose[3:] = quat_normalise(pose[3:])
@@ -124,7 +131,7 @@ class ResetRun:
     def __init__(
         self, plan: tuple[ResetStep, ...], driver: Driver, limits: Limits, state: RobotState, resets: int
     ) -> None:
-        self.pose: Array = state.pose.copy()
+        self.pose: Array = rest_target(state.pose, limits)
         self.gripper: float | None = None
         self.joints = False
         self.waiting_for = ""
@@ -152,7 +159,6 @@ class ResetRun:
                 case PlaceObjects(seed):
                     self._driver.place_objects(seed)
                     self._stay()
-                    self.pose = self._driver.state().pose  # a simulation starts over: stay where the arm is now
                 case JointReset(every):
                     yield from self._joint_reset(every)
                 case MoveTo():
@@ -178,10 +184,10 @@ class ResetRun:
     def _stay(self) -> None:
         """Target := the pose of this very moment; a simulation may just have put the arm elsewhere."""
         self._state = self._driver.state()
-        self.pose = self._state.pose.copy()
+        self.pose = rest_target(self._state.pose, self._limits)
 
     def _move_to(self, step: MoveTo) -> Progress:
-        origin, goal = self._state.pose.copy(), np.array(step.pose, float)
+        origin, goal = rest_target(self._state.pose, self._limits), np.array(step.pose, float)
         goal[3:] = quat_normalise(goal[3:])
         angle = quat_angle(goal[3:], origin[3:])
         duration = max(norm(goal[:3] - origin[:3]) / step.speed, angle / TURN_SPEED, 1e-9)
