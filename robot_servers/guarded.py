@@ -2,9 +2,10 @@
 
 Each cycle: the guard (or the running reset) says what to track, the driver tracks it, one period
 passes, the arm is measured. Under the lockstep clock `advance` runs cycles in the caller's thread;
-in real time a thread of its own runs them on an absolute schedule. All other calls only exchange
-data with the cycle under a short lock: if their thread hangs, the watchdog in the cycle still
-leads to a hold; if the driver hangs, they still answer and commands are refused.
+in real time a thread of its own runs them on an absolute schedule. All other calls exchange data
+with the cycle under a short lock: if their thread hangs, the watchdog in the cycle still leads to a
+hold; if the driver hangs, they still answer and commands are refused. Only `frames`, `ground_truth`
+and `close` call the driver themselves; they wait for its present cycle, within bounds, and may fail.
 """
 
 from __future__ import annotations
@@ -16,8 +17,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
-
-import numpy as np
 
 from robot_servers.interface import (
     Applied,
@@ -35,7 +34,7 @@ from robot_servers.interface import (
     Status,
 )
 from robot_servers.resets import ResetFailed, ResetRun, check_plan
-from robot_servers.safety import Guard, tightened
+from robot_servers.safety import Guard, check_state, tightened
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +96,8 @@ class GuardedRobot:
 
     def connect(self) -> None:
         """Connect the driver and, in real time, start the cycle. Raises what the driver raises."""
+        if self._closing.is_set():
+            raise RobotError("closed for good: make a new GuardedRobot to connect again")
         if self._state is not None:
             raise RobotError("already connected")
         try:
@@ -112,7 +113,7 @@ class GuardedRobot:
             self._thread.start()
 
     def close(self) -> None:
-        """Stop the cycle, then the driver. Waits at most 2 s for a hung cycle."""
+        """Stop the cycle, then the arm, and close the driver for good. Waits at most 2 s for a hung cycle."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join(DRIVER_WAIT)
@@ -121,6 +122,7 @@ class GuardedRobot:
         if self._state is None:
             return
         with contextlib.suppress(RobotError), self._driver_idle():
+            self._stop_driver()
             self._driver.close()
 
     # ── what users call ──
@@ -148,9 +150,10 @@ class GuardedRobot:
 
     def reset(self, plan: tuple[ResetStep, ...]) -> None:
         """Start a plan. Raises `CommandRefused` for a plan outside the limits, in a fault, or while one runs."""
+        self._newest()
+        check_plan(plan, self._guard.own)  # without the lock, for which the cycle would have to wait
         with self._lock:
             state = self._newest()
-            check_plan(plan, self._guard.own)
             self._guard.begin_reset()
             self._run = ResetRun(plan, self._driver, self._guard.own, state, self._resets)
             self._resets += 1
@@ -232,7 +235,7 @@ class GuardedRobot:
             try:
                 self._step()
             except Exception as error:
-                log.exception("the driver %s failed; nothing more is sent to it", self._driver.name)
+                log.exception("the driver %s failed; it is told to stop, and nothing more", self._driver.name)
                 self._fail(f"the driver {self._driver.name} failed: {type(error).__name__}: {error}")
 
     def _step(self) -> None:
@@ -276,8 +279,7 @@ class GuardedRobot:
 
     def _measure(self) -> RobotState:
         state = self._driver.state()
-        if not math.isfinite(float(state.pose.sum() + state.vel.sum() + state.q.sum()) + state.time):
-            raise RobotError(f"it reports a state that is not finite: pose {np.round(state.pose, 4).tolist()}")
+        check_state(state)
         return state
 
     def _check_progress(self, advanced: bool) -> None:
@@ -291,6 +293,14 @@ class GuardedRobot:
             self._run = None
             self._guard.fault(reason, self._newest())
             self._broken = reason
+        self._stop_driver()
+
+    def _stop_driver(self) -> None:
+        """The last word to an arm that nobody leads any more; what called it must go on whatever happens."""
+        try:
+            self._driver.stop()
+        except Exception:
+            log.exception("the driver %s could not be told to stop", self._driver.name)
 
     # ── checks ──
 

@@ -278,7 +278,11 @@ class Robot(Protocol):
 
 
 class Driver(Protocol):
-    """One arm without limits. Called from one thread only, by the guard's cycle."""
+    """One arm without limits, called by the guard alone, and never by two threads at once.
+
+    Except for ``frames`` in real time: the server's thread calls it beside the cycle, so it must be safe
+    there. ``ground_truth``, and ``frames`` in lockstep, come from that thread too, but between two cycles.
+    """
 
     name: str
     scene: str
@@ -294,7 +298,11 @@ class Driver(Protocol):
     def state(self) -> RobotState: ...
     def frames(self) -> dict[str, Frame]: ...
     def track(self, pose: Array, gripper: float | None) -> None:
-        """Make this the target of the impedance law from the next cycle on."""
+        """Make this the target of the impedance law from the next cycle on. Ends a running `joint_reset`."""
+        ...
+
+    def stop(self) -> None:
+        """Stay where you are, compliant. The last call before `close`, or after a failure: it must not raise."""
         ...
 
     def cycle(self) -> None:
@@ -303,7 +311,7 @@ class Driver(Protocol):
 
     def set_compliance(self, compliance: Compliance) -> None: ...
     def joint_reset(self) -> bool:
-        """Begin or go on driving the joints home; True when they are there."""
+        """Begin or go on driving the joints home; True when they are there. `track` and `stop` end it."""
         ...
 
     def place_objects(self, seed: int) -> None: ...

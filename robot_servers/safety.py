@@ -37,6 +37,17 @@ from robot_servers.interface import (
 UNIT_TOLERANCE = 1e-2  # of a quaternion's norm; more is a bug of the sender, not rounding
 CLOCK_TOLERANCE = 1e-6  # s; a state cannot be newer than the newest state
 AXES = ("x", "y", "z")
+STATE_SHAPES: dict[str, tuple[int, ...]] = {
+    "time": (),
+    "pose": (7,),
+    "vel": (6,),
+    "force": (3,),
+    "torque": (3,),
+    "q": (7,),
+    "dq": (7,),
+    "jacobian": (6, 7),
+    "gripper": (),
+}
 
 
 # ── pure functions ───────────────────────────────────────────────────────────────────────────────
@@ -122,6 +133,22 @@ def check_limits(limits: Limits) -> Limits:
         raise RobotError(f"limits: orientation has norm {size:.3f}, but must be a unit quaternion (x, y, z, w)")
     x, y, z, w = (value / size for value in limits.orientation)
     return replace(limits, orientation=(x, y, z, w))
+
+
+def check_state(state: RobotState) -> None:
+    """Raises `RobotError` for a measurement that no target must be derived from.
+
+    An orientation that is none would switch off the limits of turn and tilt.
+    """
+    for name, shape in STATE_SHAPES.items():
+        value = np.asarray(getattr(state, name))
+        if value.shape != shape:
+            raise RobotError(f"it reports a state whose {name} has shape {value.shape}, but must be {shape}")
+        if not np.isfinite(value).all():
+            raise RobotError(f"it reports a state that is not finite: {name} {value.tolist()}")
+    size = norm(state.pose[3:])
+    if abs(size - 1.0) > UNIT_TOLERANCE:
+        raise RobotError(f"it reports a pose whose quaternion (x, y, z, w) has norm {size:.3f}, but must be 1")
 
 
 def tightened(wide: Limits, narrow: Limits) -> Limits:
@@ -236,7 +263,7 @@ class Guard:
         if self.mode == "moving" and silence > self.limits.watchdog + CLOCK_TOLERANCE:
             self.hold(f"no command for {self.limits.watchdog:g} s; the next valid command goes on", state)
         if self._pose is None:
-            self._pose = state.pose.copy()
+            self._pose = rest_target(state.pose, self.limits)
         return self._pose, self._gripper
 
     def hold(self, reason: str, state: RobotState) -> None:

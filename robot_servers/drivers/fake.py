@@ -66,6 +66,7 @@ class FakeDriver:
         self.running = threading.Event()
         self.running.set()
         self.blocked = False
+        self.stops = 0  # calls of `stop`
         self.compliance = Compliance()
         self._now = now
         self._gain = 1.0 - math.exp(-1.0 / (cycle_hz * lag))
@@ -100,6 +101,11 @@ class FakeDriver:
     def track(self, pose: Array, gripper: float | None) -> None:
         self._target = pose
         self._gripper = self._gripper if gripper is None else gripper
+
+    def stop(self) -> None:
+        self.stops += 1
+        if self._state is not None:
+            self._target = self._state.pose
 
     def cycle(self) -> None:
         self.running.wait()

@@ -217,6 +217,8 @@ def test_motion_is_a_straight_line_at_its_speed() -> None:
         (MoveTo((0.5, 0.0, 0.3, 1.0, 1.0, 0.0, 0.0)), "norm"),
         (MoveTo((*HOME,), speed=3.0), "speed"),
         (MoveTo((*HOME,), speed=float("nan")), "speed"),
+        (MoveTo((*HOME,), speed=1e-4), "speed"),
+        (PlaceObjects(-1), "seed -1"),
         (MoveTo((*HOME,), tolerance=0.0), "tolerance"),
         (SetGripper(255.0), "width"),
         (JointReset(0), "every"),
@@ -236,6 +238,28 @@ def test_plans_outside_the_limits_are_refused_up_front(robot: GuardedRobot, step
     with pytest.raises(CommandRefused, match=f"step 2.*{fault}"):
         robot.reset((SetGripper(1.0), step))
     assert robot.status().mode == "idle" and robot.status().resets == 0
+
+
+def test_endless_plans_are_refused(robot: GuardedRobot) -> None:
+    """Guards against one request that keeps the robot resetting for hours."""
+    with pytest.raises(CommandRefused, match="101 steps"):
+        robot.reset((SetGripper(1.0),) * 101)
+
+
+@pytest.mark.parametrize(
+    "plan", [(SetGripper(0.0),), (JointReset(), SetGripper(0.0)), (MoveTo((0.7, 0.1, 0.3, *DOWN)),)]
+)
+def test_an_arm_just_outside_is_led_in_and_never_along(plan: tuple[ResetStep, ...]) -> None:
+    """Guards against targets outside the box from the first cycle on and in resets, where no command is bent."""
+    limits = replace(LIMITS, box_low=(0.53, -0.4, 0.02))  # home lies 3 cm outside
+    driver = FakeDriver(limits=limits)
+    seen = recorded(driver)
+    robot = GuardedRobot(driver)
+    robot.connect()
+    robot.advance(0.02)
+    finish(robot, plan)
+    assert min(target[0] for target, _ in seen) >= 0.53 - 1e-9
+    assert max(np.linalg.norm(target[:3] - state.pose[:3]) for target, state in seen) <= limits.step
 
 
 def test_commands_and_second_resets_are_refused_while_resetting(robot: GuardedRobot) -> None:
@@ -322,11 +346,53 @@ def test_driver_failure_is_a_fault_that_stays(robot: GuardedRobot, driver: FakeD
     assert robot.status().mode == "fault" and robot.state().q[0] == 0
 
 
-def test_states_that_are_not_finite_are_a_fault(robot: GuardedRobot, driver: FakeDriver) -> None:
-    """Guards against NaN from a driver spreading into targets and into training data."""
+def test_a_failed_arm_is_told_once_to_stay(robot: GuardedRobot, driver: FakeDriver) -> None:
+    """Guards against "held" being said of an arm that still moves to its last target."""
+    driver.failure = RuntimeError("one bad measurement")
+    for _ in range(3):
+        with pytest.raises(RobotError):
+            robot.advance(0.1)
+    assert driver.stops == 1
+    robot.close()
+    assert driver.stops == 2
+
+
+def test_a_driver_that_cannot_even_stop_is_still_a_fault(
+    robot: GuardedRobot, driver: FakeDriver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards against a second failure that hides the first one, or ends the cycle without a word."""
+    monkeypatch.delattr(FakeDriver, "stop")  # calling it raises
+    driver.failure = RuntimeError("the cable broke")
+    with pytest.raises(RobotError, match="the cable broke"):
+        robot.advance(0.1)
+    assert robot.status().mode == "fault"
+
+
+def test_closed_is_closed(robot: GuardedRobot) -> None:
+    """Guards against "already connected" as the answer to a connect after close."""
+    robot.close()
+    with pytest.raises(RobotError, match="make a new GuardedRobot"):
+        robot.connect()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"pose": np.full(7, np.nan)}, "not finite: pose"),
+        ({"force": np.full(3, np.inf)}, "not finite: force"),
+        ({"jacobian": np.full((6, 7), np.nan)}, "not finite: jacobian"),
+        ({"gripper": float("nan")}, "not finite: gripper"),
+        ({"q": np.zeros(6)}, r"q has shape \(6,\)"),
+        ({"pose": np.array([0.5, 0, 0.3, 1.5, 0, 0, 0])}, "norm 1.500"),
+    ],
+)
+def test_states_that_cannot_be_are_a_fault(
+    robot: GuardedRobot, driver: FakeDriver, wrong: dict[str, Any], why: str
+) -> None:
+    """Guards against NaN from a driver in targets and training data, and an orientation that switches limits off."""
     state = driver.state
-    driver.state = lambda: replace(state(), pose=np.full(7, np.nan))  # type: ignore[method-assign]
-    with pytest.raises(RobotError, match="not finite"):
+    driver.state = lambda: replace(state(), **wrong)  # type: ignore[method-assign]
+    with pytest.raises(RobotError, match=why):
         robot.advance(0.1)
     assert np.isfinite(robot.state().pose).all() and robot.status().mode == "fault"
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from robot_servers.drivers.fake import LIMITS
 from robot_servers.geometry import quat_angle, quat_mul, quat_normalise, rotvec_to_quat
 from robot_servers.interface import Array, Bend, Command, CommandRefused, Limits, RobotError, RobotState
-from robot_servers.safety import Guard, bend_orientation, bend_position, outside, rest_target, tightened
+from robot_servers.safety import Guard, bend_orientation, bend_position, check_state, outside, rest_target, tightened
 
 CENTRE = np.array([0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
 EPS = 1e-7
@@ -277,6 +277,13 @@ def test_limits_without_sense_are_refused(change: dict[str, Any]) -> None:
     """Guards against a guard that is off because its limits are zero, NaN or inside out."""
     with pytest.raises(RobotError, match="limits"):
         Guard(replace(LIMITS, **change))
+
+
+def test_an_orientation_of_zeros_is_no_measurement() -> None:
+    """Guards the limits of turn and tilt: seen from no orientation, every one is within them."""
+    check_state(state_at(CENTRE))
+    with pytest.raises(RobotError, match="norm 0"):
+        check_state(state_at(np.array([0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0])))
 
 
 def test_tightened_limits_bind_at_once() -> None:
