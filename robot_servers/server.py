@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 MAX_REQUEST = 1 << 20  # bytes; requests carry poses and plans, never images
 POLL = 50  # ms between looks at the stop event
+REQUESTS = 16  # waiting requests per client; more wait on its own machine
+MAX_REASON = 200  # characters of the reason for a hold, which every status carries
 QUEUE = 64  # messages kept for a client that does not read; more are dropped
 
 
@@ -65,7 +67,7 @@ def robot_calls(robot: Robot, lease: Lease) -> dict[str, Call]:
         "command": Call((Command,), robot.command, "owner"),
         "reset": Call((tuple[ResetStep, ...],), robot.reset, "owner"),
         "confirm": Call((), robot.confirm, "owner"),
-        "hold": Call((str,), robot.hold),
+        "hold": Call((str,), lambda reason: robot.hold(reason[:MAX_REASON])),
         "status": Call((), robot.status),
         "advance": Call((float,), robot.advance, "owner"),
     }
@@ -180,7 +182,8 @@ class Server:
     def _open(self, context: zmq.Context[zmq.Socket[bytes]], address: str, calls: dict[str, Call]) -> str:
         socket = context.socket(zmq.ROUTER)
         self._sockets[socket] = calls
-        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BYTES)
+        socket.setsockopt(zmq.MAXMSGSIZE, MAX_REQUEST)  # whoever sends more is disconnected
+        socket.setsockopt(zmq.RCVHWM, REQUESTS)
         socket.setsockopt(zmq.SNDHWM, QUEUE)
         try:
             socket.bind(address)
@@ -226,7 +229,7 @@ def _carry_out(request: dict[str, Any], calls: dict[str, Call], lease: Lease) ->
     name, args = request["call"], request["args"]
     call = calls.get(name)
     if call is None:
-        near = difflib.get_close_matches(name, calls, n=1)
+        near = difflib.get_close_matches(name[:40], calls, n=1)  # its cost grows with the square of the length
         hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(calls)}"
         raise RobotError(f'unknown call "{name:.40}"; {hint}')
     if len(args) != len(call.args):

@@ -128,7 +128,7 @@ MALFORMED: list[list[bytes]] = [
     wire.encode({"id": 1, "call": "state", "args": [], "client": "me"}),  # type: ignore[list-item]
     wire.encode({"id": 1, "call": "acquire", "args": [None]}),  # type: ignore[list-item]
     [*request("state"), b"surplus"],
-    [bytes(2 << 20)],
+    [bytes(1 << 19)] * 3,
     [b""] * 5000,
 ]
 
@@ -143,6 +143,22 @@ def test_malformed_messages_are_answered_and_logged(
     assert answer["error"]["kind"] == "WireError" and answer["error"]["text"]
     assert any("rejected" in record.message for record in caplog.records)
     assert client.state().pose.shape == (7,)
+
+
+def test_a_frame_beyond_the_cap_is_not_even_received(server: Server, client: RobotClient) -> None:
+    """Guards the server's memory: a frame over the cap ends the connection it came from, and no other."""
+    with raw_socket(server.address) as socket:
+        socket.send_multipart([bytes(2 << 20)])
+        assert not socket.poll(200)
+    assert client.state().pose.shape == (7,)
+
+
+def test_long_texts_are_cut(server: Server, client: RobotClient) -> None:
+    """Guards against a status that carries a megabyte, and a search for the nearest name that takes minutes."""
+    client.hold("because " * 1000)
+    assert len(client.status().reason) == 200
+    with raw_socket(server.address) as socket:
+        assert "unknown call" in ask(socket, request("x" * 500_000))["error"]["text"]
 
 
 @settings(max_examples=400, deadline=None)
