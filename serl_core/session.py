@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -106,6 +107,20 @@ def _clock(robot: Robot, task: Task) -> Clock:
     return LockstepClock(period, robot.advance) if robot.metadata.clock == "lockstep" else RealtimeClock(period)
 
 
+def _check_rates(task: Task, metadata: Metadata, where: str) -> None:
+    cycles = metadata.cycle_hz / task.control_hz
+    if round(cycles) < 1 or not math.isclose(cycles, round(cycles)):
+        raise RobotError(
+            f"{where} runs {metadata.cycle_hz:g} cycles a second, of which the control_hz {task.control_hz:g} of the "
+            f"task {task.name} must be a whole fraction: change the task's"
+        )
+    if 1.0 / task.control_hz >= task.limits.watchdog:
+        raise RobotError(
+            f"the task {task.name} commands every {1.0 / task.control_hz:g} s (control_hz {task.control_hz:g}), but "
+            f"the watchdog of its limits holds the arm after {task.limits.watchdog:g} s: change one of them"
+        )
+
+
 def check_metadata(task: Task, obs: Observation, metadata: Metadata, address: str) -> None:
     """Raise RobotError if the robot at ``address`` cannot do the task, saying what to change."""
     where = f"the server at {address}"
@@ -114,6 +129,7 @@ def check_metadata(task: Task, obs: Observation, metadata: Metadata, address: st
             f'{where} simulates the scene "{metadata.scene}", the task {task.name} needs "{task.scene}": '
             f"start it with --scene {task.scene}"
         )
+    _check_rates(task, metadata, where)
     missing = [name for name in task.cameras if name not in metadata.cameras]
     if obs == "pixels" and missing:
         raise RobotError(

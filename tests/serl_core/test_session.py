@@ -73,6 +73,17 @@ def test_a_robot_in_other_hands_is_waited_for():
         dead.close()
 
 
+@pytest.mark.parametrize(
+    ("control_hz", "why"),
+    [(30.0, "100 cycles a second, .* 30 "), (200.0, "whole fraction"), (2.0, r"0\.5 s .* 0\.3 s")],
+)
+def test_a_control_rate_that_the_robot_cannot_keep_is_refused(control_hz, why):
+    """Guards against periods of other lengths than the task's, and an arm that stops between two commands."""
+    task = replace(REACH, control_hz=control_hz)
+    with serving() as address, pytest.raises(RobotError, match=why):
+        connected(task, "state", address).__enter__()
+
+
 def test_another_scene_or_a_missing_camera_says_what_to_start():
     """Guards against a policy in a scene that it was not made for."""
     with serving(scene="peg") as address, pytest.raises(RobotError, match="simulates the scene"):
