@@ -109,6 +109,7 @@ class MujocoDriver:
             self._rig.open()
         self._connected = True
         self.place_objects(0)
+        self.frames()  # now, so that no server's thread has to wait for the first ones later
 
     def _make_rig(self) -> CameraRig:
         if self.clock == "realtime":

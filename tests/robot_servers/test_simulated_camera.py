@@ -1,3 +1,5 @@
+import os
+import signal
 import threading
 import time
 
@@ -120,6 +122,23 @@ def test_a_dead_rendering_process_is_an_error_and_not_a_hang():
     with pytest.raises(RobotError, match="rendering process"):
         driver.frames()
     driver.close()
+
+
+@needs_pixels
+def test_a_rendering_process_that_stands_still_stops_nobody():
+    """Guards the control cycle and the server against waiting for a process that neither answers nor ends."""
+    driver = connected("reach", clock="realtime")
+    os.kill(driver._rig._process.pid, signal.SIGSTOP)
+    for _ in range(10):
+        driver.cycle()
+        time.sleep(0.01)
+    newest = driver.frames()["front"].number
+    driver.cycle()
+    assert driver.frames()["front"].number == newest > 0
+    os.kill(driver._rig._process.pid, signal.SIGCONT)
+    receiver = driver._rig._receiver
+    driver.close()
+    assert not receiver.is_alive()
 
 
 @needs_pixels
