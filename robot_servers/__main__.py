@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import difflib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 from robot_servers.guarded import GuardedRobot
-from robot_servers.interface import ClockMode, Driver, Limits, RobotError
+from robot_servers.interface import ClockMode, Driver, Limits, RobotError, nearest
 from robot_servers.server import Server
 
 
@@ -95,13 +94,6 @@ def _serving(robot: GuardedRobot, server: Server) -> Iterator[None]:
 
 def _address(host: str, port: int) -> str:
     return f"tcp://{host}:{port or '*'}"
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean "…"?`` with the nearest known name, or the list of all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else f"; known: {', '.join(known)}"
 
 
 class _Parser(argparse.ArgumentParser):

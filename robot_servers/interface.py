@@ -12,7 +12,8 @@ Two protocols, one above the other::
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -24,6 +25,7 @@ Image = npt.NDArray[np.uint8]
 ClockMode = Literal["realtime", "lockstep"]
 
 PROTOCOL_VERSION = 2
+NAME = 40  # characters of a name that are compared: the cost of that grows with the square of the length
 
 
 class RobotError(Exception):
@@ -36,6 +38,13 @@ class CommandRefused(RobotError):
 
 class NotOwner(CommandRefused):
     """Whoever asked does not hold the lease: another client does, or nobody. Nothing moved because of it."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``; did you mean "…"?`` with the nearest known name, or the list of all of them: the end of an error's text."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name[:NAME], known, n=1, cutoff=0.5)
+    return f'; did you mean "{close[0]}"?' if close else f"; known: {', '.join(known)}"
 
 
 @dataclass(frozen=True)

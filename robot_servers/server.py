@@ -10,7 +10,6 @@ out ``client``. The simulated scene's ground truth is served on a second socket,
 from __future__ import annotations
 
 import contextlib
-import difflib
 import ipaddress
 import logging
 import threading
@@ -23,7 +22,7 @@ from urllib.parse import urlsplit
 import zmq
 
 from robot_servers import wire
-from robot_servers.interface import PROTOCOL_VERSION, Command, Limits, ResetStep, Robot, RobotError
+from robot_servers.interface import PROTOCOL_VERSION, Command, Limits, ResetStep, Robot, RobotError, nearest
 from robot_servers.lease import SILENCE, Client, Lease
 from robot_servers.wire import Buffer, Tree, WireError
 
@@ -229,9 +228,7 @@ def _carry_out(request: dict[str, Any], calls: dict[str, Call], lease: Lease) ->
     name, args = request["call"], request["args"]
     call = calls.get(name)
     if call is None:
-        near = difflib.get_close_matches(name[:40], calls, n=1)  # its cost grows with the square of the length
-        hint = f'did you mean "{near[0]}"?' if near else f"known: {', '.join(calls)}"
-        raise RobotError(f'unknown call "{name:.40}"; {hint}')
+        raise RobotError(f'unknown call "{name:.40}"{nearest(name, calls)}')
     if len(args) != len(call.args):
         raise WireError(f"{name} takes {len(call.args)} arguments, got {len(args)}")
     values = [wire.from_tree(kind, arg) for kind, arg in zip(call.args, args, strict=True)]
