@@ -13,9 +13,9 @@ from typing import Any
 
 import tyro
 
-from robot_servers.interface import RobotError
+from robot_servers.interface import RobotError, nearest
 from serl_core.checkpoint import CheckpointError
-from serl_core.config import ConfigError, nearest
+from serl_core.config import ConfigError
 from serl_core.data.episodes import StoreError
 from serl_core.processes import ChildFailed
 from serl_core.transport import LinkError

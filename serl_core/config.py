@@ -5,14 +5,13 @@ The command line is derived from these classes; a task file in ``examples/tasks`
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
-from robot_servers.interface import Compliance, Limits, RobotState
+from robot_servers.interface import Compliance, Limits, RobotState, nearest
 
 Observation = Literal["state", "pixels"]
 Preset = Literal["default", "plain", "rlpd"]  # of the learner; `serl_core.policies.PRESETS` says what each means
@@ -23,13 +22,6 @@ AXES = ("x", "y", "z", "rx", "ry", "rz")
 
 class ConfigError(ValueError):
     """A configuration that cannot work; the text says which field, why, and what would."""
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``; did you mean "…"?`` with the nearest known name, or the list of all of them."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f'; did you mean "{close[0]}"?' if close else f"; known: {', '.join(known)}"
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-from serl_core.config import ConfigError, Task, nearest
+from robot_servers.interface import nearest
+from serl_core.config import ConfigError, Task
 
 TASKS = Path(__file__).resolve().parent.parent / "examples" / "tasks"
 

@@ -34,7 +34,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.types": set(),
     "serl_core.clock": set(),
     "serl_core.config": {"robot_servers.interface"},
-    "serl_core.tasks": {"serl_core.config"},
+    "serl_core.tasks": {"serl_core.config", "robot_servers.interface"},
     # the actor's side, without jax
     "serl_core.teleop": {*PLAIN, "serl_core.envs"},
     "serl_core.envs": {*PLAIN, "serl_core.teleop"},
