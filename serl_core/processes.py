@@ -35,6 +35,8 @@ class Child:
                 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
                 if os.getppid() != parent:
                     os._exit(1)
+            # Whoever was started in the background ignores Ctrl-C, and so would its children.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.nice(nice)
 
         with log.open("ab") as out:

@@ -64,3 +64,16 @@ def test_the_first_signal_asks_to_stop():
         assert not stop()
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop()
+
+
+def test_a_child_hears_ctrl_c_whatever_its_parent_ignores(tmp_path):
+    """Guards a demo begun in the background (SIGINT ignored, and that is inherited): its children still stop."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        script = "import time\nprint('ready', flush=True)\ntime.sleep(60)"
+        child = Child("sleeper", [*PYTHON, script], tmp_path / "log")
+    finally:
+        signal.signal(signal.SIGINT, before)
+    child.ready(20.0)
+    os.kill(child._process.pid, signal.SIGINT)
+    assert child._process.wait(20.0) != 0
