@@ -70,7 +70,7 @@ def test_a_child_hears_ctrl_c_whatever_its_parent_ignores(tmp_path):
     """Guards a demo begun in the background (SIGINT ignored, and that is inherited): its children still stop."""
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        script = "import time\nprint('ready', flush=True)\ntime.sleep(60)"
+        script = "import time\nprint('ready now', flush=True)\ntime.sleep(60)"
         child = Child("sleeper", [*PYTHON, script], tmp_path / "log")
     finally:
         signal.signal(signal.SIGINT, before)
