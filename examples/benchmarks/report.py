@@ -109,7 +109,8 @@ def draw(groups: Sequence[Group], path: Path) -> None:
         rate = sum(group.successes) / group.episodes
         low, high = group.interval
         axes.barh(row, rate, color="tab:blue" if group.method == "hil" else "0.75", height=0.6)
-        axes.errorbar(rate, row, xerr=[[rate - low], [high - rate]], color="black", capsize=3)
+        spread = [[max(0.0, rate - low)], [max(0.0, high - rate)]]  # rounding may put a bound on the wrong side
+        axes.errorbar(rate, row, xerr=spread, color="black", capsize=3)
         for result in group.rows:
             axes.plot(int(result["successes"]) / int(result["episodes"]), row, "k.", markersize=4, alpha=0.5)
     axes.set_yticks(range(len(groups)), [f"{group.task}: {NAMES[group.method]}" for group in reversed(groups)])
