@@ -34,11 +34,6 @@ class EpisodeFigures:
     takeovers: int
     total_steps: int  # of the session, this episode included
 
-    @property
-    def autonomous(self) -> bool:
-        """Nobody helped."""
-        return self.operator_steps == 0
-
 
 class Tally:
     """Listens to a rollout and counts episodes, successes and the operator's part."""
@@ -46,7 +41,6 @@ class Tally:
     def __init__(self) -> None:
         self.steps = 0
         self.operator_steps = 0
-        self.bent = 0
         self.episodes: list[EpisodeFigures] = []
         self.takeovers: set[tuple[str, int]] = set()
         self._episode_steps: list[Step] = []
@@ -57,7 +51,6 @@ class Tally:
             return
         self.steps += 1
         self.operator_steps += record.who == "operator"
-        self.bent += record.bent
         self._episode_steps.append(record)
         if record.takeover >= 0:
             self.takeovers.add((record.actor, record.takeover))

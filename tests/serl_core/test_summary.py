@@ -33,7 +33,7 @@ def test_tally_tells_autonomous_successes_from_aided_ones():
         tally(EpisodeStart("a", 0, {}))
         for record in episode_steps:
             tally(record)
-    assert [episode.autonomous for episode in tally.episodes] == [True, False, True]
+    assert [episode.operator_steps for episode in tally.episodes] == [0, 2, 0]
     assert (tally.steps, tally.operator_steps, tally.successes, len(tally.takeovers)) == (6, 2, 2, 1)
     assert tally.evaluation()["mean_success_steps"] == 2.0
 
