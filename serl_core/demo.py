@@ -81,7 +81,7 @@ class Demo:
         )
         with progress("recording demonstrations", config.demos) as bar:
             while child.running():
-                bar.update(len(metrics.read(out / "metrics.jsonl")))
+                bar.update(min(len(metrics.read(out / "metrics.jsonl")), config.demos))  # more if --demo-steps asks
                 time.sleep(0.2)
         child.wait()
         kept = metrics.read(out / "metrics.jsonl")
