@@ -115,7 +115,7 @@ def draw(groups: Sequence[Group], path: Path) -> None:
             axes.plot(int(result["successes"]) / int(result["episodes"]), row, "k.", markersize=4, alpha=0.5)
     axes.set_yticks(range(len(groups)), [f"{group.task}: {NAMES[group.method]}" for group in reversed(groups)])
     axes.set_xlim(0, 1.02)
-    axes.set_xlabel("autonomous success after training (bars: all seeds with 95 % interval, dots: each seed)")
+    axes.set_xlabel("autonomous success after training (dots: seeds)")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
