@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import tyro
 from observed import episodes, free_ports
 
 from robot_servers.__main__ import DRIVERS
@@ -24,6 +25,7 @@ BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines() if line.strip()]
 SERL = [words[1:] for words in LINES if Path(words[0]).name == "serl"]
 MAKE = [words[1:] for words in LINES if words[0] == "make"]
+PYTHON = [words[1:] for words in LINES if words[0] == "python"]
 INLINE = [shlex.split(text)[1:] for text in re.findall(r"`(serl [^`…]*)`", README)]
 MODULES = re.findall(r"python3? -m ([\w.]+)", README)
 
@@ -47,7 +49,7 @@ def test_there_are_commands_to_check():
     """Guards this file against a README whose form it no longer understands."""
     assert {"demo", "server", "record", "learner", "actor", "eval"} == {words[0] for words in SERL}
     assert MAKE and INLINE and MODULES
-    assert {words[0] for words in LINES} <= {"make", "serl", ".venv/bin/serl"}
+    assert {words[0] for words in LINES} <= {"make", "serl", ".venv/bin/serl", "python"}
 
 
 @pytest.mark.parametrize("words", SERL, ids=" ".join)
@@ -63,6 +65,16 @@ def test_commands_in_the_text_name_options_that_exist(words):
         f"--{field.name.replace('_', '-')}" for field in fields(importlib.import_module(cli.COMMANDS[words[0]]).Config)
     }
     assert {word for word in words if word.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("words", PYTHON, ids=" ".join)
+def test_benchmark_commands_are_understood(words):
+    """Guards the commands that repeat the tables: the benchmark exists, and so do its options."""
+    dash_m, name, *options = words
+    assert dash_m == "-m"
+    module = importlib.import_module(name)
+    if options:
+        tyro.cli(module.Config, args=options)
 
 
 @pytest.mark.parametrize("words", MAKE, ids=" ".join)
