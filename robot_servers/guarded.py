@@ -299,7 +299,7 @@ class GuardedRobot:
         """The last word to an arm that nobody leads any more; what called it must go on whatever happens."""
         try:
             self._driver.stop()
-        except Exception:
+        except Exception:  # a vendor's driver may raise anything; the fault is already set, and this is logged whole
             log.exception("the driver %s could not be told to stop", self._driver.name)
 
     # ── checks ──
