@@ -91,6 +91,9 @@ class GuardedRobot:
             home_q=tuple(driver.home_q),
             home_pose=tuple(driver.home_pose),
             compliance=self._compliance,
+            joint_limits=driver.joint_limits,
+            tool=driver.tool,
+            limits_enforced=driver.limits_enforced,
             cameras={name: (size[0], size[1]) for name, size in driver.cameras.items()},
         )
 
@@ -279,7 +282,7 @@ class GuardedRobot:
 
     def _measure(self) -> RobotState:
         state = self._driver.state()
-        check_state(state)
+        check_state(state, len(self._driver.home_q))
         return state
 
     def _check_progress(self, advanced: bool) -> None:

@@ -23,8 +23,10 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]
 ClockMode = Literal["realtime", "lockstep"]
+Grip = Literal["none", "idle", "moving", "holding", "lost"]  # "lost": it closed on nothing, or what it held is gone
+FaultKind = Literal["", "communication", "reflex", "protective", "user-stop", "other"]
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 NAME = 40  # characters of a name that are compared: the cost of that grows with the square of the length
 
 
@@ -59,9 +61,10 @@ class RobotState:
     vel       (6,)     m/s, …  TCP linear and angular (rad/s) velocity, base frame
     force     (3,)     N       external force on the TCP, TCP frame
     torque    (3,)     Nm      external torque on the TCP, TCP frame
-    q, dq     (7,)     rad, …  joint positions and velocities (rad/s)
-    jacobian  (6, 7)   –       geometric Jacobian at the TCP, base frame
+    q, dq     (n,)     rad, …  joint positions and velocities (rad/s); n joints as in the metadata's ``home_q``
+    jacobian  (6, n)   –       geometric Jacobian at the TCP, base frame
     gripper   ()       –       opening, 0 closed … 1 open
+    grip      –        –       what the gripper does
     ========= ======== ======= =======================================================
     """
 
@@ -74,15 +77,31 @@ class RobotState:
     dq: Array
     jacobian: Array
     gripper: float
+    grip: Grip = "idle"
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One camera image: ``image`` (H, W, 3) uint8 RGB, captured at ``time`` (s, server clock), ``number`` counts up."""
+    """One camera image: ``image`` (H, W, 3) uint8 RGB, captured at ``time`` (s, server clock), ``number`` counts up.
+
+    ``pose`` (7,) is the TCP pose interpolated to the moment of capture; None where no state is that old.
+    ``depth`` (H, W) uint16 mm, where the camera measures it and was asked to.
+    """
 
     image: Image
     time: float
     number: int
+    pose: Array | None = None
+    depth: npt.NDArray[np.uint16] | None = None
+
+
+@dataclass(frozen=True)
+class CameraHealth:
+    """``age`` s of the newest frame, ``rate`` frames/s measured; ``fault`` says what is wrong, or is empty."""
+
+    age: float
+    rate: float
+    fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -120,20 +139,70 @@ class Applied:
 class Limits:
     """What the guard enforces; tightened by the owner of the lease for its task, never loosened by a client.
 
-    ``box_low``/``box_high`` (3,) m bound the target position in the base frame; ``tilt`` rad bounds
-    the rotation angle between the target and ``orientation`` (quaternion xyzw); ``step`` m and
-    ``turn`` rad bound the distance between a target and the measured pose; ``max_age`` s refuses
-    commands that answer an older state; ``watchdog`` s without a command leads to a hold.
+    The box has no default: nobody else knows the table. Everything else has a careful one.
     """
 
-    box_low: tuple[float, float, float]
-    box_high: tuple[float, float, float]
-    orientation: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)
-    tilt: float = 0.6
-    step: float = 0.05
-    turn: float = 0.3
-    max_age: float = 0.5
-    watchdog: float = 0.3
+    box_low: tuple[float, float, float]  # m, lowest corner for targets, base frame
+    box_high: tuple[float, float, float]  # m
+    orientation: tuple[float, float, float, float] = (1.0, 0.0, 0.0, 0.0)  # quaternion xyzw from which tilt counts
+    tilt: float = 0.6  # rad, angle of the rotation between a target and ``orientation``
+    step: float = 0.05  # m, distance of a target from the measured pose
+    turn: float = 0.3  # rad, the same for its orientation
+    speed: float = 0.5  # m/s of the target that the driver is given: farther targets are approached at this speed
+    turn_speed: float = 2.0  # rad/s
+    acceleration: float = 10.0  # m/s² of that target
+    turn_acceleration: float = 40.0  # rad/s²
+    force: float = 60.0  # N at the TCP; more leads to a hold until it has sunk below 70 % of this
+    torque: float = 20.0  # Nm at the TCP
+    margin: float = 0.03  # m that the measured pose may be outside of the box before the arm holds
+    tilt_margin: float = 0.15  # rad, the same for ``tilt``
+    max_age: float = 0.5  # s; commands that answer an older state are refused
+    watchdog: float = 0.3  # s without a command that lead to a hold
+
+
+@dataclass(frozen=True)
+class JointLimits:
+    """Of the arm itself, (n,) each: ``low`` and ``high`` rad, ``speed`` rad/s, ``acceleration`` rad/s²."""
+
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    speed: tuple[float, ...]
+    acceleration: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What is mounted on the flange, as configured at the robot: stored with every episode.
+
+    ``tcp`` (7,) pose of the TCP in the flange's frame; ``mass`` kg; ``centre`` (3,) m of mass in the flange's
+    frame; ``inertia`` (9,) kg·m² about it, row-major.
+    """
+
+    tcp: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+    mass: float = 0.0
+    centre: tuple[float, ...] = (0.0, 0.0, 0.0)
+    inertia: tuple[float, ...] = (0.0,) * 9
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the arm says of itself: no ``fault`` (empty), or which and in its own words.
+
+    "communication": a message came too late; "reflex": it stopped by itself, e.g. at a collision;
+    "protective": a protective stop that a person must clear; "user-stop": its own stop button is pressed.
+    """
+
+    fault: FaultKind = ""
+    text: str = ""
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of a preflight: what was looked at, whether it is as it must be, and what to do if not."""
+
+    name: str
+    ok: bool
+    text: str
 
 
 @dataclass(frozen=True)
@@ -174,6 +243,9 @@ class Metadata:
     home_q: tuple[float, ...]  # rad
     home_pose: tuple[float, ...]  # (7,)
     compliance: Compliance
+    joint_limits: JointLimits
+    tool: Tool = Tool()
+    limits_enforced: Literal["server", "client"] = "server"  # "client": another server drives the arm, unguarded
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # name → (height, width)
     protocol: int = PROTOCOL_VERSION
 
@@ -226,12 +298,12 @@ class AskPerson:
 
 
 ResetStep = PlaceObjects | JointReset | MoveTo | SetGripper | SetCompliance | AskPerson
-Mode = Literal["idle", "moving", "holding", "resetting", "fault", "stopped"]
+Mode = Literal["idle", "moving", "holding", "resetting", "guiding", "user-stopped", "fault", "stopped"]
 
 
 @dataclass(frozen=True)
 class Status:
-    """What the server is doing. ``waiting_for`` holds the question while a reset waits for a person."""
+    """What the server is doing. ``waiting_for`` holds the question while it waits for a person."""
 
     mode: Mode
     time: float
@@ -241,13 +313,19 @@ class Status:
     commands: int = 0
     refused: int = 0
     bent: int = 0
+    health: Health = Health()
+    soft: bool = False  # whether the soft start after connect or a fault is still under way
+    cycles: int = 0
+    late: int = 0  # cycles that began more than one period late (real time)
+    owner: str = ""  # who holds the lease; filled in by the server
+    cameras: Mapping[str, CameraHealth] = field(default_factory=dict)
 
 
 class Robot(Protocol):
     """A guarded robot: in this process or behind a client, the calls are the same.
 
-    Behind a server one client at a time owns the robot: `command`, `reset`, `confirm`, `advance` and
-    `tighten` raise `NotOwner` while another one does. Reading and `hold` are open to everyone.
+    Behind a server one client at a time owns the robot: `command`, `reset`, `confirm`, `guide`, `advance` and
+    `tighten` raise `NotOwner` while another one does. Reading, `hold`, `stop` and `recover` are open to everyone.
     Constructors open nothing; `connect` does, and `metadata` is valid only after it.
     """
 
@@ -273,6 +351,21 @@ class Robot(Protocol):
         """Stay where the arm is, and end a running reset. Commands are refused until the next reset."""
         ...
 
+    def stop(self, reason: str) -> None:
+        """Damped stop, then controller off; only `recover` ends it. Not safety-rated: keep the real one in reach."""
+        ...
+
+    def recover(self) -> None:
+        """A person says that it is safe to go on: ends a stop, a user stop and a fault, in a hold and a soft start.
+
+        Raises `RobotError` if the arm cannot be brought back, saying what the person has to do.
+        """
+        ...
+
+    def guide(self, on: bool) -> None:
+        """Let a person lead the arm by hand (zero stiffness), or end that in a hold."""
+        ...
+
     def tighten(self, limits: Limits) -> None:
         """Bind commands to these limits for as long as the caller owns the robot; they replace earlier ones.
 
@@ -289,29 +382,44 @@ class Robot(Protocol):
 class Driver(Protocol):
     """One arm without limits, called by the guard alone, and never by two threads at once.
 
-    Except for ``frames`` in real time: the server's thread calls it beside the cycle, so it must be safe
-    there. ``ground_truth``, and ``frames`` in lockstep, come from that thread too, but between two cycles.
+    Except for ``stop``, which comes from any thread at any time, and ``frames`` in real time: the server's
+    thread calls it beside the cycle, so both must be safe there. ``ground_truth``, and ``frames`` in lockstep,
+    come from that thread too, but between two cycles.
     """
 
     name: str
-    scene: str
+    scene: str  # "" on hardware
     clock: ClockMode
     cycle_hz: float
     home_q: tuple[float, ...]
     home_pose: tuple[float, ...]
-    cameras: Mapping[str, tuple[int, int]]
+    cameras: Mapping[str, tuple[int, int]]  # those that the driver itself has, e.g. simulated ones
     limits: Limits  # the widest limits this arm and scene allow
+    joint_limits: JointLimits
+    tool: Tool
+    limits_enforced: Literal["server", "client"]
 
     def connect(self) -> None: ...
     def close(self) -> None: ...
     def state(self) -> RobotState: ...
+    def health(self) -> Health:
+        """What the arm says of itself; asked once per cycle. In a fault it must hold by itself until `recover`."""
+        ...
+
     def frames(self) -> dict[str, Frame]: ...
     def track(self, pose: Array, gripper: float | None) -> None:
         """Make this the target of the impedance law from the next cycle on. Ends a running `joint_reset`."""
         ...
 
     def stop(self) -> None:
-        """Stay where you are, compliant. The last call before `close`, or after a failure: it must not raise."""
+        """Damped stop, then controller off, until `recover`. Also the last call before `close`: it must not raise."""
+        ...
+
+    def recover(self) -> None:
+        """Clear what stopped the arm and start the controller at the measured pose, integral zero.
+
+        Raises `RobotError` if a person must do something at the arm first, saying what.
+        """
         ...
 
     def cycle(self) -> None:
@@ -319,11 +427,52 @@ class Driver(Protocol):
         ...
 
     def set_compliance(self, compliance: Compliance) -> None: ...
+    def guide(self, on: bool) -> None:
+        """Zero stiffness, so that a person can lead the arm; off: the compliance of before, at the measured pose."""
+        ...
+
     def joint_reset(self) -> bool:
         """Begin or go on driving the joints home; True when they are there. `track` and `stop` end it."""
+        ...
+
+    def preflight(self) -> tuple[Check, ...]:
+        """What this arm needs to be ready: mode, firmware, tool, rates. May be called before `connect`."""
         ...
 
     def place_objects(self, seed: int) -> None: ...
     def ground_truth(self) -> Mapping[str, Any]:
         """Simulation only: object poses (7,) and "success" (bool). Empty on hardware."""
         ...
+
+
+class Gripper(Protocol):
+    """One gripper. Nothing blocks: its own thread or the device's follows the last `move`.
+
+    Widths are normalised by the gripper's own numbers: 0 fully closed, 1 fully open.
+    """
+
+    def connect(self) -> None: ...
+    def close(self) -> None: ...
+    def move(self, width: float) -> None: ...
+    def width(self) -> float:
+        """The newest measured opening."""
+        ...
+
+    def grip(self) -> Grip: ...
+    def stop(self) -> None:
+        """Stay as it is, without letting go. From any thread; it must not raise."""
+        ...
+
+
+class Cameras(Protocol):
+    """Real cameras of one server. `frames` never waits: a frozen or missing camera is seen in `health`."""
+
+    sizes: Mapping[str, tuple[int, int]]  # name → (height, width)
+
+    def open(self) -> None: ...
+    def close(self) -> None: ...
+    def frames(self) -> dict[str, Frame]:
+        """The newest frame of every camera that has delivered one."""
+        ...
+
+    def health(self) -> dict[str, CameraHealth]: ...

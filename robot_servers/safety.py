@@ -43,9 +43,6 @@ STATE_SHAPES: dict[str, tuple[int, ...]] = {
     "vel": (6,),
     "force": (3,),
     "torque": (3,),
-    "q": (7,),
-    "dq": (7,),
-    "jacobian": (6, 7),
     "gripper": (),
 }
 
@@ -121,7 +118,7 @@ def outside(pose: Array, limits: Limits) -> tuple[Bend, ...]:
 def check_limits(limits: Limits) -> Limits:
     """The limits with a unit orientation. Raises `RobotError` on limits that make no sense."""
     values = np.concatenate([np.atleast_1d(np.array(getattr(limits, item.name), float)) for item in fields(limits)])
-    if values.shape != (15,) or not np.isfinite(values).all():
+    if values.shape != (23,) or not np.isfinite(values).all():
         raise RobotError(f"limits must be finite numbers, with 3 values per box corner: {limits}")
     if not all(low < high for low, high in zip(limits.box_low, limits.box_high, strict=True)):
         raise RobotError(f"limits: box_low {limits.box_low} must lie below box_high {limits.box_high}")
@@ -135,12 +132,13 @@ def check_limits(limits: Limits) -> Limits:
     return replace(limits, orientation=(x, y, z, w))
 
 
-def check_state(state: RobotState) -> None:
-    """Raises `RobotError` for a measurement that no target must be derived from.
+def check_state(state: RobotState, joints: int) -> None:
+    """Raises `RobotError` for a measurement that no target must be derived from; ``joints`` is their number.
 
     An orientation that is none would switch off the limits of turn and tilt.
     """
-    for name, shape in STATE_SHAPES.items():
+    shapes = {**STATE_SHAPES, "q": (joints,), "dq": (joints,), "jacobian": (6, joints)}
+    for name, shape in shapes.items():
         value = np.asarray(getattr(state, name))
         if value.shape != shape:
             raise RobotError(f"it reports a state whose {name} has shape {value.shape}, but must be {shape}")

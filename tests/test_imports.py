@@ -9,6 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENES, DRIVERS, CAMERAS = "robot_servers.scenes", "robot_servers.drivers", "robot_servers.cameras"
+GRIPPERS = "robot_servers.grippers"
+DRIVER_PARTS = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.impedance", "robot_servers.arms"}
 CONTRACT = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.wire"}
 PLAIN = {"robot_servers.interface", "robot_servers.geometry", "serl_core.types", "serl_core.clock", "serl_core.config"}
 LOOPS = {"serl_core.actor", "serl_core.learner", "serl_core.evaluate", "serl_core.record", "serl_core.demo"}
@@ -18,12 +20,14 @@ TABLE: dict[str, set[str]] = {
     # the robot's computer
     "robot_servers.interface": set(),
     "robot_servers.geometry": {"robot_servers.interface"},
+    "robot_servers.arms": {"robot_servers.interface"},
     "robot_servers.wire": {"robot_servers.interface"},
     "robot_servers.safety": {"robot_servers.interface", "robot_servers.geometry"},
     "robot_servers.impedance": {"robot_servers.interface", "robot_servers.geometry"},
     SCENES: {"robot_servers.interface", "robot_servers.geometry"},
     CAMERAS: {"robot_servers.interface", SCENES},
-    DRIVERS: {"robot_servers.interface", "robot_servers.geometry", "robot_servers.impedance", SCENES, CAMERAS},
+    DRIVERS: {*DRIVER_PARTS, SCENES, CAMERAS, GRIPPERS},
+    GRIPPERS: {"robot_servers.interface"},
     "robot_servers.resets": {"robot_servers.interface", "robot_servers.geometry", "robot_servers.safety"},
     "robot_servers.guarded": {*CONTRACT, "robot_servers.safety", "robot_servers.resets"},
     "robot_servers.lease": {"robot_servers.interface"},

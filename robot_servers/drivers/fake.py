@@ -17,11 +17,26 @@ import numpy as np
 
 from robot_servers.geometry import quat_conj as inverse
 from robot_servers.geometry import quat_mul, quat_normalise, quat_to_rotvec, rotvec_to_quat
-from robot_servers.interface import Array, ClockMode, Compliance, Frame, Image, Limits, RobotError, RobotState
+from robot_servers.interface import (
+    Array,
+    Check,
+    ClockMode,
+    Compliance,
+    Frame,
+    Health,
+    Image,
+    JointLimits,
+    Limits,
+    RobotError,
+    RobotState,
+    Tool,
+)
 
 HOME = (0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0)
 LIMITS = Limits((0.25, -0.4, 0.02), (0.75, 0.4, 0.6), HOME[3:], tilt=1.2, step=0.1, turn=0.6)
 GRIPPER_SPEED = 4.0  # openings per s
+# q[0] counts cycles, so that no joint limit may bind
+JOINTS = JointLimits((-1e12,) * 7, (1e12,) * 7, speed=(1e12,) * 7, acceleration=(1e12,) * 7)
 
 
 def count_image(number: int, height: int, width: int) -> Image:
@@ -40,10 +55,13 @@ class FakeDriver:
     """Satisfies `Driver`. ``lag`` s is the time constant of the pose; ``now`` is the realtime clock.
 
     Faults on demand: set ``failure`` to an exception and the next cycle raises it; clear ``running``
-    and the next cycle hangs until it is set again; set ``blocked`` and the arm stays where it is.
+    and the next cycle hangs until it is set again; set ``blocked`` and the arm stays where it is; set
+    ``trouble`` and `health` reports it until `recover`; set ``force`` (3,) N and the state carries it.
     """
 
     name = "fake"
+    tool = Tool()
+    limits_enforced = "server"
 
     def __init__(
         self,
@@ -67,6 +85,11 @@ class FakeDriver:
         self.running.set()
         self.blocked = False
         self.stops = 0  # calls of `stop`
+        self.off = False  # since `stop`: nothing is tracked until `recover`
+        self.guided = False
+        self.trouble = Health()
+        self.force = np.zeros(3)
+        self.joint_limits = JOINTS
         self.compliance = Compliance()
         self._now = now
         self._gain = 1.0 - math.exp(-1.0 / (cycle_hz * lag))
@@ -98,21 +121,27 @@ class FakeDriver:
         """Cycles since connect."""
         return int(self.state().q[0])
 
+    def health(self) -> Health:
+        return self.trouble
+
     def track(self, pose: Array, gripper: float | None) -> None:
         self._target = pose
         self._gripper = self._gripper if gripper is None else gripper
 
     def stop(self) -> None:
         self.stops += 1
-        if self._state is not None:
-            self._target = self._state.pose
+        self.off = True
+
+    def recover(self) -> None:
+        self.trouble, self.off = Health(), False
+        self._target = self.state().pose
 
     def cycle(self) -> None:
         self.running.wait()
         if self.failure is not None:
             raise self.failure
         old = self.state()
-        gain = 0.0 if self.blocked else self._gain
+        gain = 0.0 if self.blocked or self.off or self.guided or self.trouble.fault else self._gain
         turn = quat_to_rotvec(quat_mul(self._target[3:], inverse(old.pose[3:]))) * gain
         move = (self._target[:3] - old.pose[:3]) * gain
         orientation = quat_normalise(quat_mul(rotvec_to_quat(turn), old.pose[3:]))
@@ -125,11 +154,19 @@ class FakeDriver:
             pose=np.concatenate([old.pose[:3] + move, orientation]),
             vel=np.concatenate([move, turn]) * self.cycle_hz,
             q=q,
+            force=self.force,
             gripper=old.gripper + min(reach, max(-reach, self._gripper - old.gripper)),
         )
 
     def set_compliance(self, compliance: Compliance) -> None:
         self.compliance = compliance
+
+    def guide(self, on: bool) -> None:
+        self.guided = on
+        self._target = self.state().pose
+
+    def preflight(self) -> tuple[Check, ...]:
+        return (Check("fake arm", True, "there is no arm"),)
 
     def joint_reset(self) -> bool:
         self._target = np.array(HOME)

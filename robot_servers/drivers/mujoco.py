@@ -16,14 +16,34 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from robot_servers.arms import PANDA
 from robot_servers.cameras.render_process import ProcessRig
 from robot_servers.cameras.simulated import CameraRig, InlineRig, check_cameras
-from robot_servers.impedance import Impedance
-from robot_servers.interface import Array, ClockMode, Compliance, Frame, Limits, RobotError, RobotState
+from robot_servers.impedance import TORQUE_LIMITS, Impedance
+from robot_servers.interface import (
+    Array,
+    Check,
+    ClockMode,
+    Compliance,
+    Frame,
+    Health,
+    Limits,
+    RobotError,
+    RobotState,
+    Tool,
+)
 from robot_servers.scenes import load_scene
 from robot_servers.scenes.base import FINGER_TRAVEL, Scene
 
 SETTLE = 0.2  # s of simulated time after objects were placed, so that episodes begin at rest
+BRAKE = np.array([60.0, 60.0, 60.0, 60.0, 12.0, 12.0, 12.0])  # Nms/rad of a stopped joint
+LIMP = Compliance(  # for guiding by hand: only enough damping to keep it from flying
+    translational_stiffness=0.0,
+    translational_damping=5.0,
+    rotational_stiffness=0.0,
+    rotational_damping=0.5,
+    nullspace_stiffness=0.0,
+)
 AT_HOME = 0.05  # rad, largest joint error that counts as home
 WRENCH_TIME = 0.02  # s, time constant of the force estimate's low-pass filter
 WRENCH_DAMPING = 1e-4  # keeps the force estimate finite at singularities
@@ -39,6 +59,9 @@ class MujocoDriver:
     """
 
     name = "mujoco"
+    joint_limits = PANDA
+    tool = Tool()
+    limits_enforced = "server"
 
     def __init__(
         self,
@@ -65,6 +88,9 @@ class MujocoDriver:
         self._now = now
         self._steps = 0  # physics steps since the driver was made: time never runs backwards
         self._law = Impedance(1.0 / physics_hz)
+        self._braked = False  # since `stop`
+        self._guided = False
+        self._compliance = Compliance()
         self._model = self._scene.build()
         self._model.opt.timestep = 1.0 / physics_hz
         # an automatic reset would teleport the arm and its objects in the middle of an episode
@@ -130,7 +156,15 @@ class MujocoDriver:
             self._grip[0] = min(1.0, max(0.0, gripper)) * FINGER_TRAVEL
 
     def stop(self) -> None:
-        self._law.set_target(self._pose)
+        """Takes effect in the next cycle, which is the only one to touch the simulation."""
+        self._braked = True
+
+    def recover(self) -> None:
+        self._braked = False
+        self._restart_law()
+
+    def health(self) -> Health:
+        return Health()
 
     def cycle(self) -> None:
         """Raises `RobotError` when the physics has become unstable: MuJoCo would start over without a word."""
@@ -147,11 +181,16 @@ class MujocoDriver:
 
     def _step(self) -> None:
         """One physics step; afterwards kinematics and Jacobian belong to the new joint positions."""
-        self._motors[:] = self._law.torque(self._pose, self._q, self._dq, self._jacobian, self._bias - self._gravity)
+        self._motors[:] = self._torque()
         mujoco.mj_step2(self._model, self._data)
         mujoco.mj_step1(self._model, self._data)
         self._steps += 1
         self._measure()
+
+    def _torque(self) -> Array:
+        if self._braked:  # dry damping, and the friction of closed brakes
+            return np.clip(-BRAKE * self._dq, -TORQUE_LIMITS, TORQUE_LIMITS) + self._bias - self._gravity
+        return self._law.torque(self._pose, self._q, self._dq, self._jacobian, self._bias - self._gravity)
 
     def _measure(self) -> None:
         jacobian = self._full_jacobian
@@ -207,7 +246,17 @@ class MujocoDriver:
     # ── parameters and resets ────────────────────────────────────────────────────────────────────
 
     def set_compliance(self, compliance: Compliance) -> None:
-        self._law.set_compliance(compliance)
+        self._compliance = compliance
+        if not self._guided:
+            self._law.set_compliance(compliance)
+
+    def guide(self, on: bool) -> None:
+        self._guided = on
+        self._law.set_compliance(LIMP if on else self._compliance)
+        self._restart_law()
+
+    def preflight(self) -> tuple[Check, ...]:
+        return (Check("simulation", True, f"MuJoCo {mujoco.__version__}, {self._physics_hz:g} Hz physics"),)
 
     def joint_reset(self) -> bool:
         """Put the joints home at once, at rest; an arm that is home already stays as it is, with what it holds."""

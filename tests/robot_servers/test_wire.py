@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from robot_servers import wire
+from robot_servers.arms import PANDA
 from robot_servers.interface import (
     AskPerson,
     Bend,
@@ -208,7 +209,18 @@ PLAN: tuple[ResetStep, ...] = (
         (tuple[ResetStep, ...], PLAN),
         (
             Metadata,
-            Metadata("fake", "", "lockstep", 100.0, LIMITS, (0.0,) * 7, (0.0,) * 7, Compliance(), {"front": (4, 4)}),
+            Metadata(
+                "fake",
+                "",
+                "lockstep",
+                100.0,
+                LIMITS,
+                (0.0,) * 7,
+                (0.0,) * 7,
+                Compliance(),
+                PANDA,
+                cameras={"front": (4, 4)},
+            ),
         ),
         (tuple[Bend, ...], (Bend("step", 1.0, 0.5),)),
         (float | None, None),
