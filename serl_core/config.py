@@ -61,9 +61,9 @@ class Task:
     max_steps: int  # time limit of an episode, in control steps; a truncation
     start: StartPose
     limits: Limits
-    expert: Expert
-    privileged: Callable[[RobotState, Truth], np.ndarray]  # extra entries of "state" with --obs state
-    privileged_dim: int  # how many entries ``privileged`` returns: spaces are known before any robot is
+    expert: Expert | None = None  # simulated scenes: how a script solves it
+    privileged: Callable[[RobotState, Truth], np.ndarray] | None = None  # extra entries of "state" with --obs state
+    privileged_dim: int = 0  # how many entries ``privileged`` returns: spaces are known before any robot is
     control_hz: float = 10.0
     axes: tuple[str, ...] = AXES  # which axes of the TCP twist the policy moves
     step_translation: float = 0.015  # m per step at action 1
@@ -86,6 +86,8 @@ class Task:
             raise ConfigError(f"task {self.name}: discount {self.discount} must lie between 0 and 1")
         if self.max_steps < 1 or self.control_hz <= 0:
             raise ConfigError(f"task {self.name}: max_steps and control_hz must be positive")
+        if self.privileged is None and self.privileged_dim:
+            raise ConfigError(f"task {self.name}: privileged_dim is {self.privileged_dim}, but privileged is None")
 
     @property
     def action_dim(self) -> int:

@@ -31,7 +31,8 @@ def build_env(
 ) -> gym.Env[Any, Any]:
     """The task on a connected robot: robot, gripper penalty, takeover if there is a device, judge.
 
-    ``truth`` enters observations only if ``obs`` is "state", and is needed then (`ConfigError`).
+    ``truth`` enters observations only if ``obs`` is "state" and the task has privileged entries; it is needed then
+    (`ConfigError`).
     """
     env: gym.Env[Any, Any] = RobotEnv(robot, task, clock, obs, truth, ask)
     if task.gripper:

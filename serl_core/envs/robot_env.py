@@ -111,7 +111,7 @@ class RobotEnv(gym.Env[Any, Any]):
         truth: Callable[[], Truth] | None = None,
         ask: Callable[[str], None] | None = None,
     ) -> None:
-        if obs == "state" and truth is None:
+        if obs == "state" and truth is None and task.privileged is not None:
             raise ConfigError(
                 f"task {task.name}: observations of kind state hold the objects' true poses: "
                 "give the simulation's ground truth, or use pixels"
@@ -207,7 +207,7 @@ class RobotEnv(gym.Env[Any, Any]):
         parts = [proprioception(self._origin, state)]
         if self._task.gripper:
             parts.append(np.array([self._gripper]))
-        if self._truth is not None:
+        if self._truth is not None and self._task.privileged is not None:
             parts.append(self._task.privileged(state, self._truth()))
         pictures = self._pictures(state.time) if self._obs == "pixels" else {}
         self._observation = {"state": np.concatenate(parts).astype(np.float32), **pictures}

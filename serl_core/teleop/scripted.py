@@ -107,7 +107,10 @@ class Supervisor:
 
 
 class ScriptedOperator:
-    """Satisfies `Device`. ``state`` and ``truth`` are its eyes; ``rng`` its errors and its tremor."""
+    """Satisfies `Device`. ``state`` and ``truth`` are its eyes; ``rng`` its errors and its tremor.
+
+    Raises `ConfigError` for a task without an `Expert`.
+    """
 
     def __init__(
         self,
@@ -117,7 +120,10 @@ class ScriptedOperator:
         config: OperatorConfig,
         rng: np.random.Generator,
     ) -> None:
+        if task.expert is None:
+            raise ConfigError(f"task {task.name}: has no expert that the scripted operator could be")
         self._task = task
+        self._expert = task.expert
         self._state = state
         self._truth = truth
         self._config = config
@@ -156,8 +162,8 @@ class ScriptedOperator:
         if self._step % self._config.judgement == 0:
             wrong = self._rng.random() >= self._config.skill
             self._error = self._rng.normal(0.0, self._config.misjudged * self._task.step_translation, 3) * wrong
-        drives = self._config.mode == "always" or self._supervisor.watch(self._task.expert.distance(state, truth))
-        return self._push(state, self._task.expert.goal(state, truth)) if drives else REST
+        drives = self._config.mode == "always" or self._supervisor.watch(self._expert.distance(state, truth))
+        return self._push(state, self._expert.goal(state, truth)) if drives else REST
 
     def _push(self, state: RobotState, goal: Goal) -> Reading:
         """Towards the goal, as far as the hand goes; the gripper's button for as long as it is not where it should."""
