@@ -87,6 +87,17 @@ class Step:
 Record: TypeAlias = EpisodeStart | Step
 
 
+def _fields(kind: type[Record]) -> tuple[set[str], set[str]]:
+    """The names of all fields, and of those without a default."""
+    known = kind.__dataclass_fields__
+    needed = {name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING}
+    return set(known), needed
+
+
+_KINDS: dict[str, type[Record]] = {"EpisodeStart": EpisodeStart, "Step": Step}
+_FIELDS = {kind: _fields(kind) for kind in _KINDS.values()}
+
+
 def record_to_tree(record: Record) -> dict[str, Any]:
     """A record as a tree of dicts, plain values and arrays, for the wire and the store."""
     tree = {name: getattr(record, name) for name in record.__dataclass_fields__}
@@ -98,14 +109,12 @@ def record_from_tree(tree: Mapping[str, Any]) -> Record:
 
     Fields with a default may be missing: records outlive the version that wrote them.
     """
-    kinds: dict[str, type[Record]] = {"EpisodeStart": EpisodeStart, "Step": Step}
-    kind = kinds.get(str(tree.get("kind")))
+    kind = _KINDS.get(str(tree.get("kind")))
     if kind is None:
-        raise ValueError(f"record of unknown kind {tree.get('kind')!r}; known: {', '.join(kinds)}")
+        raise ValueError(f"record of unknown kind {tree.get('kind')!r}; known: {', '.join(_KINDS)}")
     fields = {name: value for name, value in tree.items() if name != "kind"}
-    known = kind.__dataclass_fields__
-    needed = {name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING}
-    wrong = (set(fields) - set(known)) | (needed - set(fields))
+    known, needed = _FIELDS[kind]
+    wrong = (fields.keys() - known) | (needed - fields.keys())
     if wrong:
         raise ValueError(f"{kind.__name__} record: missing or unknown fields {sorted(wrong)}")
     return kind(**fields)

@@ -12,6 +12,8 @@ SCENES, DRIVERS, CAMERAS = "robot_servers.scenes", "robot_servers.drivers", "rob
 GRIPPERS = "robot_servers.grippers"
 DRIVER_PARTS = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.impedance", "robot_servers.arms"}
 CONTRACT = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.wire"}
+CALLING = {"robot_servers.channel", "robot_servers.hello", "robot_servers.keys"}
+SERVING = {"robot_servers.answering", "robot_servers.keys", "robot_servers.lease", "robot_servers.statistics"}
 PLAIN = {"robot_servers.interface", "robot_servers.geometry", "serl_core.types", "serl_core.clock", "serl_core.config"}
 LOOPS = {"serl_core.actor", "serl_core.learner", "serl_core.evaluate", "serl_core.record", "serl_core.demo"}
 
@@ -35,12 +37,14 @@ TABLE: dict[str, set[str]] = {
     "robot_servers.keys": {"robot_servers.interface"},
     "robot_servers.statistics": {"robot_servers.interface"},
     "robot_servers.channel": {*CONTRACT, "robot_servers.keys", "robot_servers.lease"},
-    "robot_servers.stream": {*CONTRACT, "robot_servers.channel", "robot_servers.keys"},
-    "robot_servers.stop": {*CONTRACT, "robot_servers.channel", "robot_servers.keys"},
+    "robot_servers.hello": {*CONTRACT, "robot_servers.channel"},
+    "robot_servers.answering": {*CONTRACT, "robot_servers.keys", "robot_servers.lease", "robot_servers.statistics"},
+    "robot_servers.stop": {*CONTRACT, "robot_servers.answering", *CALLING},
+    "robot_servers.stream": {*CONTRACT, "robot_servers.answering", *CALLING},
     "robot_servers.preflight": {"robot_servers.interface"},
     "robot_servers.limits_file": {"robot_servers.interface"},
-    "robot_servers.server": {*CONTRACT, "robot_servers.guarded", "robot_servers.lease"},
-    "robot_servers.client": {*CONTRACT, "robot_servers.lease"},
+    "robot_servers.server": {*CONTRACT, *SERVING, "robot_servers.hello", "robot_servers.stop", "robot_servers.stream"},
+    "robot_servers.client": {*CONTRACT, *CALLING, "robot_servers.lease", "robot_servers.statistics"},
     "robot_servers.__main__": {*CONTRACT, "robot_servers.guarded", "robot_servers.server", DRIVERS, SCENES},
     # contracts
     "serl_core.types": set(),
@@ -60,11 +64,12 @@ TABLE: dict[str, set[str]] = {
     "serl_core.nets": set(),
     "serl_core.agents": {"serl_core.nets", "serl_core.types"},
     "serl_core.limiter": set(),
-    "serl_core.data": {"serl_core.types", "robot_servers.wire"},
+    "serl_core.syncing": set(),
+    "serl_core.data": {"serl_core.types", "serl_core.syncing", "robot_servers.wire"},
     "serl_core.checkpoint": {"robot_servers.wire"},
     "serl_core.metrics": set(),
     # between them
-    "serl_core.link": {"serl_core.types", "robot_servers.wire"},
+    "serl_core.link": {"serl_core.types", "serl_core.syncing", "robot_servers.wire"},
     "serl_core.transport": {"serl_core.link"},
 }
 

@@ -36,6 +36,7 @@ from typing import Any
 from robot_servers import wire
 from serl_core.data import mcap
 from serl_core.data.segments import SCHEMA_VERSION, Channel, Segment, Stored, StoreError, finish, read
+from serl_core.syncing import Syncer, sync_directory
 from serl_core.types import EpisodeStart, Record, Source, record_to_tree
 
 __all__ = ["EpisodeStore", "StoreError", "Stored"]
@@ -53,20 +54,17 @@ class EpisodeStore:
         meta: Mapping[str, Any] | None = None,
         sync_every: float = 1.0,
         segment_bytes: int = 1 << 30,
-        now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
         self.root = Path(root)
         self._meta = dict(meta or {})
-        self._sync_every = sync_every
+        self._syncer = Syncer(sync_every)
         self._segment_bytes = segment_bytes
-        self._now = now
         self._wall = wall
         self._lock_fd = -1
         self._segment: Segment | None = None
         self._last: dict[str, int] = {}
         self._sources: dict[tuple[str, int], Source] = {}  # of the newest episode of each actor session
-        self._synced = 0.0
 
     def __enter__(self) -> EpisodeStore:
         return self.open()
@@ -90,11 +88,12 @@ class EpisodeStore:
             finish(path)
         for path in self._paths():
             self._skim(path)
-        self._synced = self._now()
+        self._syncer.start()
         return self
 
     def close(self) -> None:
         """End the current file properly and let another process write."""
+        self._syncer.stop()
         self._end_segment()
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
@@ -116,17 +115,18 @@ class EpisodeStore:
             raise StoreError(f"{actor}: record {seq} after record {self._last[actor]}; each is stored once")
         data = wire.pack(record_to_tree(record)) if packed is None else packed
         channel = Channel(actor, self._source(record), type(record).__name__)
-        self._writable().append(channel, seq, int(self._wall() * 1e9), data)
+        segment = self._writable()
+        segment.append(channel, seq, int(self._wall() * 1e9), data)
+        self._syncer.changed(segment.path)
         self._last[actor] = seq
-        if self._now() - self._synced >= self._sync_every:
-            self.sync()
         return seq
 
     def sync(self) -> None:
-        """Make everything appended so far survive a power loss."""
-        if self._segment is not None:
-            self._segment.sync()
-        self._synced = self._now()
+        """Make everything appended so far survive a power loss. Raises `StoreError`."""
+        try:
+            self._syncer.now()
+        except OSError as error:
+            raise cannot_sync(self.root, error) from error
 
     def last(self, actor: str) -> int:
         """The highest number stored of ``actor``, 0 if there is none. Valid after `open`."""
@@ -157,13 +157,17 @@ class EpisodeStore:
         return self._sources.get(key, "online")
 
     def _writable(self) -> Segment:
+        try:
+            self._syncer.check()
+        except OSError as error:
+            raise cannot_sync(self.root, error) from error
         if self._segment is not None and self._segment.size >= self._segment_bytes:
             self._end_segment()
         if self._segment is None:
             number = max((int(path.stem) for path in self._paths()), default=0) + 1
             pairs = {"schema": str(SCHEMA_VERSION), "created": _iso(self._wall()), "meta": json.dumps(self._meta)}
             self._segment = Segment(self.root / f"{number:06d}.mcap", pairs)
-            _sync_directory(self.root)
+            sync_directory(self.root)
         return self._segment
 
     def _end_segment(self) -> None:
@@ -185,11 +189,10 @@ class EpisodeStore:
             self._source(item.record())
 
 
+def cannot_sync(root: Path, error: OSError) -> StoreError:
+    """The error to raise when the disk failed to keep what it had taken."""
+    return StoreError(f"{root}: the disk failed ({error}): what was stored last may not survive a power loss")
+
+
 def _iso(wall: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(wall))
-
-
-def _sync_directory(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    os.fsync(fd)
-    os.close(fd)

@@ -77,9 +77,6 @@ class Segment:
         self._write([declaration, head, data])
         self._channels[channel] = number
 
-    def sync(self) -> None:
-        os.fdatasync(self._fd)
-
     def end(self) -> None:
         self._write([mcap.ending()])
         os.fsync(self._fd)

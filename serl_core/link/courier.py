@@ -61,6 +61,7 @@ class Courier:
         self._cursor = spool.released
         self._mean_bytes = 1.0
         self._next_beat = 0.0
+        self._next_run = 0.0
         self._renew_at = 0.0
 
     def start(self) -> None:
@@ -87,21 +88,27 @@ class Courier:
                 self._renew()
 
     def _round(self) -> None:
-        busy = self._known and self._room()
-        self._poll(0 if busy else protocol.BEAT / 2)
+        self._listen()
         now = time.monotonic()
         self._watch(now)
         if now >= self._next_beat:
             self._next_beat = now + protocol.BEAT
             self._ping(None) if self._known else self._hello()
-        if self._known:
-            self._send_some()
+        if self._known and now >= self._next_run:
+            self._send_some(now)
 
-    def _poll(self, timeout: float) -> None:
+    def _listen(self) -> None:
+        """Wait for the learner, or for records; these gather for a moment if some were sent just now."""
+        gathering = self._known and self._next_run - time.monotonic()
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        poller.register(self._waker.fileno(), zmq.POLLIN)
-        poller.poll(math.ceil(timeout * 1000))
+        if gathering > 0:
+            poller.poll(math.ceil(gathering * 1000))
+        elif self._known and self._room():
+            poller.poll(0)
+        else:
+            poller.register(self._waker.fileno(), zmq.POLLIN)
+            poller.poll(math.ceil(protocol.BEAT / 2 * 1000))
         self._waker.drain()
         while self._socket.poll(0):
             frames = [frame.buffer for frame in self._socket.recv_multipart(copy=False)]
@@ -191,15 +198,16 @@ class Courier:
         fits = under_way < self.WINDOW and under_way * self._mean_bytes < self.WINDOW_BYTES
         return fits and self._cursor < self._spool.end
 
-    def _send_some(self) -> None:
-        for _ in range(16):  # then listen again
+    def _send_some(self, now: float) -> None:
+        for _ in range(4):  # then listen again
             if not self._room():
                 return
-            entry = self._spool.entry(self._cursor)
-            head = protocol.message(protocol.DATA, session=entry.session, seq=entry.seq, crc=entry.crc)
-            self._socket.send_multipart([*head, entry.payload], copy=False)
-            self._cursor += 1
-            self._mean_bytes += 0.1 * (len(entry.payload) - self._mean_bytes)
+            run = self._spool.run(self._cursor, protocol.RUN_RECORDS, protocol.RUN_BYTES)
+            head = protocol.message(protocol.DATA, session=run.session)
+            self._socket.send_multipart([*head, run.data], copy=False)
+            self._cursor += run.count
+            self._mean_bytes += 0.5 * (len(run.data) / run.count - self._mean_bytes)
+            self._next_run = now + protocol.GATHER
 
     def _hello(self) -> None:
         self._socket.send_multipart(

@@ -17,6 +17,7 @@ import zmq
 from robot_servers import wire
 from serl_core.link import protocol
 from serl_core.link.protocol import LinkError, Waker
+from serl_core.link.segment import Entry, entries
 
 log = logging.getLogger(__name__)
 
@@ -107,10 +108,11 @@ class Porter:
         self._limits = limits
         self._peers: dict[bytes, Peer] = {}
         self._next_beat = 0.0
+        self._next_acks = 0.0
         self._context = zmq.Context()
         self._socket = self._context.socket(zmq.ROUTER)
-        self._socket.setsockopt(zmq.RCVHWM, 64)
-        self._socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BYTES)
+        self._socket.setsockopt(zmq.RCVHWM, 16)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_DATA)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
         try:
             self._socket.bind(address)
@@ -139,20 +141,30 @@ class Porter:
 
     def _round(self, now: float) -> None:
         full = is_full(self._shared, self._limits)
-        poller = zmq.Poller()
-        poller.register(self.waker.fileno(), zmq.POLLIN)
-        poller.register(self._socket, 0 if full else zmq.POLLIN)
-        poller.poll(math.ceil(max(0.0, self._next_beat - now) * 1000))
-        self.waker.drain()
+        self._wait(now, full)
         if not full:
             self._receive_some()
-        self._send_acks()
-        self._send_report(time.monotonic())
+        now = time.monotonic()
+        if now >= self._next_acks:
+            self._send_acks()
+            self._next_acks = now + protocol.GATHER
+        self._send_report(now)
         self._send_weights()
+
+    def _wait(self, now: float, full: bool) -> None:
+        """Wait for an actor, or for news to tell; these gather for a moment if some were told just now."""
+        gathering = now < self._next_acks
+        poller = zmq.Poller()
+        poller.register(self._socket, 0 if full else zmq.POLLIN)
+        if not gathering:
+            poller.register(self.waker.fileno(), zmq.POLLIN)
+        due = self._next_acks if gathering else self._next_beat
+        poller.poll(math.ceil(max(0.0, due - now) * 1000))
+        self.waker.drain()
 
     def _receive_some(self) -> None:
         for _ in range(16):  # then answer
-            if not self._socket.poll(0):
+            if is_full(self._shared, self._limits) or not self._socket.poll(0):
                 return
             ident, *frames = self._socket.recv_multipart(copy=False)
             self._handle(ident.bytes, [frame.buffer for frame in frames])
@@ -211,39 +223,53 @@ class Porter:
             return session.stored
 
     def _on_data(self, ident: bytes, frames: list[memoryview]) -> None:
-        head = protocol.fields_of(frames[0], session=str, seq=int, crc=int)
+        name = protocol.fields_of(frames[0], session=str)["session"]
         peer = self._peers.get(ident)
-        if peer is None or head["session"] not in peer.sessions:
+        if peer is None or name not in peer.sessions:
             return self._say(ident, protocol.message(protocol.WHO))
         peer.heard = time.monotonic()
-        if len(frames) != 2 or zlib.crc32(frames[1]) != head["crc"]:
-            self._ask_again(ident, head["session"])
-            raise wire.WireError(f"record {head['seq']} arrived damaged")
-        self._accept(ident, head["session"], head["seq"], frames[1])
+        if len(frames) != 2:
+            raise wire.WireError("data without a run of entries")
+        self._accept(ident, name, self._expected(ident, name, frames[1]))
 
-    def _accept(self, ident: bytes, name: str, seq: int, payload: memoryview) -> None:
+    def _expected(self, ident: bytes, name: str, run: memoryview) -> list[Entry]:
+        """The entries of a run that come next; what is missing or damaged is asked for again."""
+        session, taken = self._shared.sessions[name], []
+        for entry in entries(run):
+            expected = session.expected + len(taken)
+            if entry.seq < expected:
+                self._repeated(name)
+            elif entry.seq > expected or zlib.crc32(entry.payload) != entry.crc:
+                self._ask_again(ident, name, expected)
+                if entry.seq == expected:
+                    self._reject(ident, f"record {entry.seq} arrived damaged")
+                break
+            else:
+                taken.append(entry)
+        return taken
+
+    def _repeated(self, name: str) -> None:
+        with self._shared.changed:
+            self._shared.duplicates += 1
+            self._shared.dirty.add(name)
+
+    def _accept(self, ident: bytes, name: str, taken: list[Entry]) -> None:
         shared = self._shared
         session = shared.sessions[name]
-        if seq > session.expected:
-            return self._ask_again(ident, name)
         with shared.changed:
-            if seq < session.expected:
-                shared.duplicates += 1
-                shared.dirty.add(name)
-                return
-            session.expected += 1
+            session.expected += len(taken)
             session.peer = ident
-            shared.inbox.append((name, seq, payload))
-            shared.inbox_bytes += len(payload)
-            shared.received += 1
+            shared.inbox.extend((name, entry.seq, entry.payload) for entry in taken)
+            shared.inbox_bytes += sum(len(entry.payload) for entry in taken)
+            shared.received += len(taken)
             shared.changed.notify_all()
 
-    def _ask_again(self, ident: bytes, name: str) -> None:
+    def _ask_again(self, ident: bytes, name: str, seq: int) -> None:
         session = self._shared.sessions[name]
         now = time.monotonic()
         if now - session.asked > 0.5:  # the answer is under way
             session.asked = now
-            self._say(ident, protocol.message(protocol.RESEND, session=name, seq=session.expected))
+            self._say(ident, protocol.message(protocol.RESEND, session=name, seq=seq))
 
     def _on_ping(self, ident: bytes, frames: list[memoryview]) -> None:
         peer = self._peers.get(ident)

@@ -4,14 +4,16 @@
 
     actor → learner                                   learner → actor
     hello  protocol, actor, sessions, version         welcome  protocol, stored        or  refused  text
-    data   session, seq, crc + the packed record      ack      stored: {session: seq}
+    data   session + a run of entries                 ack      stored: {session: seq}
                                                       resend   session, seq
     ping   version, got                               report   time of silence is bounded by these
                                                       weights  version, crc + encoded {params, meta}
                                                       who      you are unknown here: say hello
 
 ``sessions`` maps each session in the spool to ``[first, last]`` number; ``stored`` is cumulative:
-everything up to that number is in the store. Hello and refused keep their form in every version.
+everything up to that number is in the store. A run of entries is a piece of a spool file as it is
+(`serl_core.link.segment`): each with its length, CRC-32 and number before the packed record.
+Hello and refused keep their form in every version.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from robot_servers import wire
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 1
+PROTOCOL = 2
 HELLO, DATA, PING = b"hello", b"data", b"ping"
 WELCOME, REFUSED, ACK, RESEND, REPORT, WEIGHTS, WHO = (
     b"welcome",
@@ -40,6 +42,9 @@ WELCOME, REFUSED, ACK, RESEND, REPORT, WEIGHTS, WHO = (
 )
 BEAT = 0.25  # s between heartbeats
 MAX_WEIGHTS = 1 << 30  # bytes
+MAX_DATA = wire.MAX_BYTES + 1024  # bytes: one record of the largest size, with its head
+RUN_RECORDS, RUN_BYTES = 64, 4 << 20  # of one data message, unless a single record is larger
+GATHER = 0.002  # s; more often than this neither records nor acknowledgements are sent: it costs both processes
 
 
 class LinkError(Exception):
@@ -93,6 +98,7 @@ class Waker:
     """Wakes a thread that polls on ``fileno``; cheap to call from any thread, any number of times."""
 
     def __init__(self) -> None:
+        self._woken = False
         self._reader, self._writer = socket.socketpair()
         self._reader.setblocking(False)
         self._writer.setblocking(False)
@@ -101,12 +107,13 @@ class Waker:
         return self._reader.fileno()
 
     def wake(self) -> None:
-        try:
+        if not self._woken:
+            self._woken = True
             self._writer.send(b"x")
-        except BlockingIOError:  # it has been woken 200 000 times and not come yet
-            return
 
     def drain(self) -> None:
+        """To be called before looking at what there is to do: whoever wakes after this is heard."""
+        self._woken = False
         try:
             while len(self._reader.recv(4096)) == 4096:
                 continue

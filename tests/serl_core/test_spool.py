@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serl_core.link.protocol import LinkError
+from serl_core.link.segment import entries
 from serl_core.link.spool import Spool
 
 
@@ -18,8 +19,11 @@ def opened(root: Path, session: str = "a", **options: int) -> Spool:
 
 
 def contents(spool: Spool) -> list[tuple[str, int, bytes]]:
-    entries = [spool.entry(position) for position in range(spool.released, spool.end)]
-    return [(entry.session, entry.seq, entry.payload) for entry in entries]
+    found: list[tuple[str, int, bytes]] = []
+    while spool.released + len(found) < spool.end:
+        run = spool.run(spool.released + len(found), max_records=3, max_bytes=100)
+        found += [(run.session, entry.seq, bytes(entry.payload)) for entry in entries(run.data)]
+    return found
 
 
 def test_what_was_not_released_is_there_for_the_next_process(tmp_path: Path) -> None:

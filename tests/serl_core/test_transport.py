@@ -20,6 +20,7 @@ from link_records import start, step
 from robot_servers import wire
 from serl_core.data.episodes import EpisodeStore
 from serl_core.link import protocol
+from serl_core.link.segment import ENTRY
 from serl_core.transport import PROTOCOL, ActorLink, LearnerLink, LinkError
 from serl_core.types import Step
 
@@ -212,7 +213,7 @@ def test_a_full_inbox_holds_the_actors_back(tmp_path: Path) -> None:
             link.send(step(link.session, 0, number))
         assert eventually(lambda: end.status().waiting >= 10)
         time.sleep(0.2)
-        assert end.status().waiting < 10 + 16
+        assert end.status().waiting < 10 + protocol.RUN_RECORDS
         numbers: list[int] = []
         while len(numbers) < 300:
             for item in end.receive(7, 5.0):
@@ -387,9 +388,11 @@ MALFORMED: list[list[wire.Buffer]] = [
     protocol.message(protocol.HELLO, protocol="1"),
     protocol.message(protocol.HELLO, **{**HELLO, "sessions": {"s": [5, 1]}}),
     protocol.message(protocol.HELLO, **{**HELLO, "sessions": {"s": "all"}}),
-    [*protocol.message(protocol.DATA, session="s", seq=1, crc=0), b"not what the CRC says"],
-    protocol.message(protocol.DATA, session="s", seq=1, crc=0),
-    protocol.message(protocol.DATA, session="s", seq=1.0, crc=0),
+    [*protocol.message(protocol.DATA, session="s"), ENTRY.pack(3, 0, 1, 0) + b"not"],  # what the CRC says
+    [*protocol.message(protocol.DATA, session="s"), ENTRY.pack(99, 0, 1, 0) + b"short"],
+    [*protocol.message(protocol.DATA, session="s"), b"no entry"],
+    protocol.message(protocol.DATA, session="s"),
+    protocol.message(protocol.DATA, session=1),
 ]
 
 
@@ -424,7 +427,7 @@ def test_a_stranger_is_asked_to_introduce_itself() -> None:
     """Guards against data of an actor that this learner has not met: it must not be taken, nor lost."""
     address = free_address()
     with LearnerLink(address) as end, raw(zmq.DEALER, address) as (dealer, _):
-        dealer.send_multipart([*protocol.message(protocol.DATA, session="s", seq=1, crc=0), b"x"])
+        dealer.send_multipart([*protocol.message(protocol.DATA, session="s"), b"x"])
         assert dealer.recv_multipart()[0] == protocol.WHO
         assert end.receive(1, 0.05) == []
 
@@ -435,8 +438,8 @@ def test_a_gap_is_asked_for() -> None:
     with LearnerLink(address) as end, raw(zmq.DEALER, address) as (dealer, _):
         dealer.send_multipart(protocol.message(protocol.HELLO, **HELLO))
         payload = wire.pack({"x": 1})
-        head = protocol.message(protocol.DATA, session="s", seq=3, crc=protocol.checksum([payload]))
-        dealer.send_multipart([*head, payload])
+        entry = ENTRY.pack(len(payload), protocol.checksum([payload]), 3, 0) + payload
+        dealer.send_multipart([*protocol.message(protocol.DATA, session="s"), entry])
         kinds = {}
         while protocol.RESEND not in kinds:
             kind, body = dealer.recv_multipart()
