@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import platform
-import threading
-import time
 import uuid
 from typing import Any
 
-import zmq
-
 from robot_servers import wire
+from robot_servers.channel import Channel, ClockOffset, NoAnswer
+from robot_servers.hello import say_hello
 from robot_servers.interface import (
-    PROTOCOL_VERSION,
     Applied,
     Command,
-    CommandRefused,
     Frame,
     Limits,
     Metadata,
@@ -28,119 +23,15 @@ from robot_servers.interface import (
     RobotState,
     Status,
 )
+from robot_servers.keys import ClientKeys
 from robot_servers.lease import Client
-from robot_servers.wire import Buffer, Tree, WireError
+from robot_servers.statistics import Statistics
+from robot_servers.wire import WireError
 
 CONNECT_TIMEOUT = 5.0  # s
 RELEASE_TIMEOUT = 0.5  # s; a server that does not answer ends the lease by itself
-QUEUE = 16  # requests waiting for a server that does not read
-
-
-class NoAnswer(RobotError):
-    """The server did not answer in time; whether it carried the call out is unknown."""
-
-
-class Channel:
-    """Calls by name over one socket. Opens it with the first call; safe to use from several threads.
-
-    ``client`` says who calls; who only looks need not say it.
-    After a timeout the socket is thrown away, so that a late answer is never taken for that of a later call.
-    """
-
-    def __init__(self, address: str, timeout: float, client: Client | None = None) -> None:
-        self.address = address
-        self._client = {} if client is None else {"client": wire.to_tree(client)}
-        self._timeout = timeout
-        self._lock = threading.Lock()
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._socket: zmq.Socket[bytes] | None = None
-        self._count = 0
-
-    def call(self, name: str, *args: Any, timeout: float | None = None) -> Tree:
-        """The answer of the server. Raises `CommandRefused`, `RobotError` (its own, or malformed), `NoAnswer`."""
-        limit = self._timeout if timeout is None else timeout
-        with self._lock:
-            self._count += 1
-            request = {"id": self._count, "call": name, "args": [wire.to_tree(arg) for arg in args]}
-            frames = _encode(request | self._client)
-            socket = self._socket or self._open()
-            try:
-                socket.send_multipart(frames, zmq.NOBLOCK)
-                answer = self._receive(socket, self._count, time.monotonic() + limit)
-            except (zmq.Again, WireError) as error:
-                self._drop()
-                raise self._explain(name, limit, error) from error
-            except BaseException:  # an interrupted call must not leave its answer to the next one
-                self._drop()
-                raise
-        if "error" in answer:
-            raise_error(answer["error"])
-        return answer["ok"]
-
-    def close(self) -> None:
-        with self._lock:
-            self._drop()
-            if self._context is not None:
-                self._context.term()
-                self._context = None
-
-    def _receive(self, socket: zmq.Socket[bytes], ident: int, deadline: float) -> dict[str, Tree]:
-        while True:
-            left = deadline - time.monotonic()
-            if left <= 0 or not socket.poll(math.ceil(left * 1000)):
-                raise zmq.Again
-            answer = wire.decode(socket.recv_multipart())
-            if not isinstance(answer, dict) or not answer.keys() & {"ok", "error"}:
-                raise WireError("the answer carries neither ok nor error")
-            if answer.get("id") in (ident, None):
-                return answer
-
-    def _open(self) -> zmq.Socket[bytes]:
-        if self._context is None:
-            self._context = zmq.Context()
-        socket = self._context.socket(zmq.DEALER)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.SNDHWM, QUEUE)
-        socket.setsockopt(zmq.MAXMSGSIZE, wire.MAX_BYTES)
-        try:
-            socket.connect(self.address)
-        except zmq.ZMQError as error:
-            socket.close()
-            raise RobotError(f'"{self.address}" is not an address: {error}; expected tcp://HOST:PORT') from error
-        self._socket = socket
-        return socket
-
-    def _drop(self) -> None:
-        if self._socket is not None:
-            self._socket.close(linger=0)
-            self._socket = None
-
-    def _explain(self, name: str, limit: float, error: Exception) -> RobotError:
-        if isinstance(error, WireError):
-            return RobotError(f"{self.address} answers, but not like a robot server: {error}")
-        return NoAnswer(f'no answer to "{name}" from {self.address} within {limit:g} s: the server is gone or hangs')
-
-
-def raise_error(error: Tree) -> None:
-    """Raise what the server answered, as the class it had there where that is one of the interface's.
-
-    What the server could not read it did not carry out: to the caller that is a refusal as well.
-    """
-    if not isinstance(error, dict):
-        raise RobotError(f"the server answered with a malformed error: {error!r:.80}")
-    kind, text = str(error.get("kind")), str(error.get("text"))
-    if kind == "NotOwner":
-        raise NotOwner(text)
-    if kind in ("CommandRefused", "WireError"):
-        raise CommandRefused(text)
-    raise RobotError(text if kind == "RobotError" else f"{kind}: {text}")
-
-
-def _encode(request: Tree) -> list[Buffer]:
-    try:
-        return wire.encode(request)
-    except WireError as error:
-        raise CommandRefused(f"nothing was sent: {error}") from error
+STOP_TIMEOUT = 2.0  # s for each of the two ways to STOP
+RECOVER_TIMEOUT = 20.0  # s; an arm may take its time to clear a fault and to start its controller
 
 
 class RobotClient:
@@ -149,11 +40,14 @@ class RobotClient:
     The first call that changes something takes the lease if it is free, every call renews it, `close`
     releases it. Lost by silence, it is taken again by the next such call: always together with the
     limits of the last `tighten`, so that nothing is ever sent without them, even to a server that was
-    started again.
+    started again. ``keys`` are for a server that demands them.
     """
 
-    def __init__(self, address: str, timeout: float = 5.0) -> None:
-        self._channel = Channel(address, timeout, Client(uuid.uuid4().hex, f"{platform.node()}:{os.getpid()}"))
+    def __init__(self, address: str, timeout: float = 5.0, keys: ClientKeys | None = None) -> None:
+        self._me = Client(uuid.uuid4().hex, f"{platform.node()}:{os.getpid()}")
+        self._channel = Channel(address, timeout, self._me, keys)
+        self._stop_channel: Channel | None = None
+        self._keys = keys
         self._metadata: Metadata | None = None
         self._limits: Limits | None = None
         self._acquired = False
@@ -171,17 +65,27 @@ class RobotClient:
             raise RobotError("the client is not connected: call connect() first")
         return self._metadata
 
+    @property
+    def offset(self) -> ClockOffset:
+        """Of the server's clock from this process's, refined by every call; real time only."""
+        return self._channel.offset
+
     def connect(self) -> None:
-        """Fetch the metadata. Raises `RobotError` within 5 s if no server of this protocol version answers."""
+        """Fetch the metadata and find the STOP. Raises `RobotError` within 5 s if either does not answer."""
         address = self._channel.address
         try:
-            hello = self._channel.call("hello", timeout=CONNECT_TIMEOUT - 0.2)
+            hello = say_hello(self._channel, CONNECT_TIMEOUT - 1.2)
         except NoAnswer as error:
+            if error.refused:
+                raise
             raise RobotError(
                 f"no robot server answers at {address} within {CONNECT_TIMEOUT:g} s; "
                 f"start one with: python -m robot_servers mujoco --port {address.rsplit(':', 1)[-1]}"
             ) from error
-        self._metadata = read_hello(hello, address)
+        if "stop" in hello.sockets:  # connected now, so that the first STOP finds its way open
+            self._stop_channel = Channel(hello.sockets["stop"], STOP_TIMEOUT, keys=self._keys)
+            self._stop_channel.call("ready", timeout=1.0)
+        self._metadata = hello.metadata
 
     def close(self) -> None:
         if self._acquired:
@@ -189,6 +93,9 @@ class RobotClient:
                 self._channel.call("release", timeout=RELEASE_TIMEOUT)
         self._acquired = False
         self._channel.close()
+        if self._stop_channel is not None:
+            self._stop_channel.close()
+            self._stop_channel = None
 
     def state(self) -> RobotState:
         return self._call(RobotState, "state")
@@ -209,6 +116,27 @@ class RobotClient:
     def hold(self, reason: str) -> None:
         self._call(None, "hold", reason)
 
+    def stop(self, reason: str) -> None:
+        """By the server's own STOP socket, which answers even if the rest of it hangs; else by the common one.
+
+        Raises `RobotError` if neither answers: then it is not certain that the arm stops.
+        """
+        try:
+            if self._stop_channel is None:
+                raise NoAnswer(f"no STOP socket is known of {self._channel.address}")
+            self._stop_channel.call("stop", reason)
+        except NoAnswer as first:
+            try:
+                self._channel.call("stop", reason, timeout=STOP_TIMEOUT)
+            except NoAnswer as second:
+                raise RobotError(f"NOT STOPPED, use the hardware stop: {first}; {second}") from second
+
+    def recover(self) -> None:
+        self._channel.call("recover", timeout=RECOVER_TIMEOUT)
+
+    def guide(self, on: bool) -> None:
+        self._change(None, "guide", on)
+
     def tighten(self, limits: Limits) -> None:
         """Take the lease, or keep it, and bind commands to these limits."""
         self._acquire(limits)
@@ -216,6 +144,10 @@ class RobotClient:
 
     def status(self) -> Status:
         return self._call(Status, "status")
+
+    def statistics(self) -> Statistics:
+        """What the server counts about itself."""
+        return self._call(Statistics, "statistics")
 
     def advance(self, seconds: float) -> None:
         self._change(None, "advance", seconds)
@@ -239,25 +171,11 @@ class RobotClient:
             raise RobotError(f'malformed answer to "{name}" from {self._channel.address}: {error}') from error
 
 
-def read_hello(hello: Tree, address: str) -> Metadata:
-    """The metadata in a server's answer to ``hello``. Raises `RobotError` naming both protocol versions."""
-    version = hello.get("protocol") if isinstance(hello, dict) else None
-    if version != PROTOCOL_VERSION:
-        raise RobotError(
-            f"the server at {address} speaks protocol {version!r:.40}, this client speaks {PROTOCOL_VERSION}: "
-            "install the same version of this package on both machines"
-        )
-    try:
-        return wire.from_tree(Metadata, hello.get("metadata"))
-    except WireError as error:
-        raise RobotError(f"the server at {address} sent metadata that cannot be read: {error}") from error
-
-
 class TruthClient:
     """The privileged channel of a simulated robot: for scripted operators, oracles and evaluators only."""
 
-    def __init__(self, address: str, timeout: float = 5.0) -> None:
-        self._channel = Channel(address, timeout)
+    def __init__(self, address: str, timeout: float = 5.0, keys: ClientKeys | None = None) -> None:
+        self._channel = Channel(address, timeout, keys=keys)
 
     def ground_truth(self) -> dict[str, Any]:
         """Object poses (7,) and "success" (bool). Raises `RobotError`; opens the socket with the first call."""

@@ -12,6 +12,8 @@ from robot_servers.interface import ClockMode, NotOwner
 # owner is silent, so that a slow learner need not lose the robot; it still must not block it for ever.
 SILENCE: dict[ClockMode, float] = {"realtime": 1.0, "lockstep": 30.0}
 
+NAME = 80  # characters of a client's name that others get to see
+
 
 @dataclass(frozen=True)
 class Client:
@@ -49,7 +51,7 @@ class Lease:
             raise NotOwner("nobody owns the robot: acquire its lease first")
         if not self.owned_by(client):
             raise NotOwner(
-                f"the robot is in the hands of {self._owner.name:.80}, whose lease runs for another "
+                f"the robot is in the hands of {self.owner}, whose lease runs for another "
                 f"{self._until - self._now():.1f} s and longer with each of its calls: end that program, or wait"
             )
 
@@ -71,6 +73,11 @@ class Lease:
     @property
     def free(self) -> bool:
         return self._owner is None
+
+    @property
+    def owner(self) -> str:
+        """The name of who owns it, or empty."""
+        return "" if self._owner is None else self._owner.name[:NAME]
 
     def owned_by(self, client: Client | None) -> bool:
         """Whether this client owns it now."""

@@ -18,7 +18,7 @@ def prefer_realtime(priority: int = PRIORITY) -> str:
     if sys.platform != "linux":
         return f"ordinary scheduling: {sys.platform} has no SCHED_FIFO"
     allowed = resource.getrlimit(resource.RLIMIT_RTPRIO)[0]
-    for wanted in {priority: None, min(priority, allowed): None}:  # the limit does not bind who has CAP_SYS_NICE
+    for wanted in (priority, min(priority, allowed)):  # the limit does not bind who has CAP_SYS_NICE
         try:
             os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.sched_param(wanted))
         except (OSError, ValueError):

@@ -66,9 +66,9 @@ def encode(tree: Tree) -> list[Buffer]:
     return [header, *buffers]
 
 
-def decode(frames: Sequence[Buffer], max_bytes: int = MAX_BYTES) -> Tree:
+def decode(frames: Sequence[Buffer], max_bytes: int = MAX_BYTES, max_frames: int = MAX_ARRAYS + 1) -> Tree:
     """The tree of a message. Raises `WireError` on anything malformed, oversized or truncated."""
-    _check_sizes(frames, max_bytes)
+    _check_sizes(frames, max_bytes, max_frames)
     buffers = [memoryview(frame).toreadonly() for frame in frames[1:]]
     waiting = iter(enumerate(buffers))
 
@@ -146,12 +146,12 @@ def _describe(array: npt.NDArray[Any], buffers: list[Buffer]) -> msgpack.ExtType
     return msgpack.ExtType(_ARRAY, descriptor or b"")
 
 
-def _check_sizes(frames: Sequence[Buffer], max_bytes: int) -> None:
+def _check_sizes(frames: Sequence[Buffer], max_bytes: int, max_frames: int) -> None:
     if not frames:
         raise WireError("empty message: no header frame")
     sizes = list(map(len, frames))
     counts = {"frames": len(sizes), "header bytes": sizes[0], "bytes": sum(sizes)}
-    for (what, size), cap in zip(counts.items(), (MAX_ARRAYS + 1, MAX_HEADER, max_bytes), strict=True):
+    for (what, size), cap in zip(counts.items(), (max_frames, MAX_HEADER, max_bytes), strict=True):
         if size > cap:
             raise WireError(f"message of {size} {what}; at most {cap} are allowed")
 

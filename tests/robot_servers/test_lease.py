@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from robot_servers import wire
+from robot_servers.answering import answer_request
 from robot_servers.client import RobotClient
 from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import Applied, Command, CommandRefused, Compliance, MoveTo, NotOwner, SetCompliance
 from robot_servers.lease import Client, Lease
-from robot_servers.server import Server, answer_request, robot_calls
+from robot_servers.server import Server, robot_calls
 
 LOOPBACK = "tcp://127.0.0.1:*"
 NARROW = replace(LIMITS, step=0.02)
@@ -225,6 +226,7 @@ def test_compliance_ends_with_its_owner(robot: GuardedRobot, driver: FakeDriver)
 
 OWNER = """
 import sys, time
+from robot_servers.answering import answer_request
 from robot_servers.client import RobotClient
 from robot_servers.interface import Command
 client = RobotClient(sys.argv[1])

@@ -19,12 +19,14 @@ from hypothesis import strategies as st
 
 from robot_servers import wire
 from robot_servers.__main__ import build
+from robot_servers.answering import answer_request
 from robot_servers.client import RobotClient, TruthClient
 from robot_servers.drivers.fake import LIMITS, FakeDriver
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import Command, CommandRefused, Frame, MoveTo, RobotError
+from robot_servers.keys import check_address
 from robot_servers.lease import Lease
-from robot_servers.server import Server, answer_request, check_address, robot_calls
+from robot_servers.server import Server, robot_calls
 
 ME = {"kind": "Client", "ident": "1", "name": "a test"}
 LOOPBACK = "tcp://127.0.0.1:*"
@@ -246,11 +248,12 @@ def test_hung_server_thread_ends_in_a_hold() -> None:
 )
 def test_routable_addresses_need_consent(address: str) -> None:
     """Guards against a robot that anyone in the building can move."""
-    with pytest.raises(RobotError, match="refusing to serve"):
-        check_address(address, insecure=False)
-    check_address(address, insecure=True)
-    check_address("tcp://[::1]:5", insecure=False)
-    check_address("tcp://127.0.0.1:*", insecure=False)
+    with pytest.raises(RobotError, match="without keys"):
+        check_address(address, secured=False, insecure=False)
+    check_address(address, secured=False, insecure=True)
+    check_address(address, secured=True, insecure=False)
+    check_address("tcp://[::1]:5", secured=False, insecure=False)
+    check_address("tcp://127.0.0.1:*", secured=False, insecure=False)
 
 
 def test_taken_ports_say_so(server: Server) -> None:
@@ -263,8 +266,8 @@ def test_taken_ports_say_so(server: Server) -> None:
 
 def test_calls_cover_the_protocol() -> None:
     """Guards against a method of the robot that was forgotten on the wire."""
-    read = {"hello", "state", "frames", "status", "hold"}
-    change = {"command", "reset", "confirm", "advance"}
+    read = {"hello", "state", "frames", "status", "statistics", "time", "hold", "stop", "recover"}
+    change = {"command", "reset", "confirm", "guide", "advance"}
     calls = robot_calls(GuardedRobot(FakeDriver()), free())
     assert set(calls) == read | change | {"acquire", "release"}
     assert {name for name, call in calls.items() if call.access == "owner"} == change
