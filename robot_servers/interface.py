@@ -24,6 +24,7 @@ Array = npt.NDArray[np.float64]
 Image = npt.NDArray[np.uint8]
 ClockMode = Literal["realtime", "lockstep"]
 Grip = Literal["none", "idle", "moving", "holding", "lost"]  # "lost": it closed on nothing, or what it held is gone
+Enforcer = Literal["server", "client"]  # who keeps the limits: "client" where another server drives the arm, unguarded
 FaultKind = Literal["", "communication", "reflex", "protective", "user-stop", "other"]
 
 PROTOCOL_VERSION = 3
@@ -151,7 +152,7 @@ class Limits:
     speed: float = 0.5  # m/s of the target that the driver is given: farther targets are approached at this speed
     turn_speed: float = 2.0  # rad/s
     acceleration: float = 10.0  # m/s² of that target
-    turn_acceleration: float = 40.0  # rad/s²
+    turn_acceleration: float = 20.0  # rad/s²
     force: float = 60.0  # N at the TCP; more leads to a hold until it has sunk below 70 % of this
     torque: float = 20.0  # Nm at the TCP
     margin: float = 0.03  # m that the measured pose may be outside of the box before the arm holds
@@ -245,7 +246,7 @@ class Metadata:
     compliance: Compliance
     joint_limits: JointLimits
     tool: Tool = Tool()
-    limits_enforced: Literal["server", "client"] = "server"  # "client": another server drives the arm, unguarded
+    limits_enforced: Enforcer = "server"
     cameras: Mapping[str, tuple[int, int]] = field(default_factory=dict)  # name → (height, width)
     protocol: int = PROTOCOL_VERSION
 
@@ -397,7 +398,7 @@ class Driver(Protocol):
     limits: Limits  # the widest limits this arm and scene allow
     joint_limits: JointLimits
     tool: Tool
-    limits_enforced: Literal["server", "client"]
+    limits_enforced: Enforcer
 
     def connect(self) -> None: ...
     def close(self) -> None: ...
@@ -412,7 +413,10 @@ class Driver(Protocol):
         ...
 
     def stop(self) -> None:
-        """Damped stop, then controller off, until `recover`. Also the last call before `close`: it must not raise."""
+        """Damped stop, then controller off; `track` does nothing until `recover`.
+
+        Also the last call before `close`: it must not raise.
+        """
         ...
 
     def recover(self) -> None:

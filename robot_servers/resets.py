@@ -1,14 +1,13 @@
 """Runs reset plans inside the control cycle: every step is a generator, advanced once per cycle.
 
-Reset motions are slow straight lines whose target never runs more than one step or turn ahead of
-the arm, from the nearest point of the robot's own workspace limits to a goal inside them: the
-limits to which a task tightens its commands do not bind them. A joint reset is the driver's own motion.
+Reset motions are slow straight lines to a goal inside the robot's own workspace limits: those to which a
+task tightens its commands do not bind them. A joint reset is the driver's own motion.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 
 import numpy as np
 
@@ -28,14 +27,13 @@ from robot_servers.interface import (
     SetCompliance,
     SetGripper,
 )
-from robot_servers.safety import UNIT_TOLERANCE, norm, outside, rest_target, turn_towards
+from robot_servers.limits import UNIT_TOLERANCE, norm, outside, rest_target
 
 Progress = Generator[None, None, None]
 
 MAX_STEPS = 100  # of one plan
 MIN_SPEED = 0.005  # m/s; a slower motion would in practice never end
-MAX_SPEED = 0.5  # m/s
-TURN_SPEED = 1.0  # rad/s
+SLOWEST_TURN = 0.1  # rad/s, to tell when a motion has taken too long
 ARRIVED_ANGLE = 0.05  # rad
 ARRIVED_SPEED = 0.02  # m/s
 MOVE_GRACE = 10.0  # s beyond the ideal duration of a motion before it counts as blocked
@@ -112,8 +110,8 @@ def _move_fault(step: MoveTo, limits: Limits) -> str:
     size = norm(pose[3:])
     if abs(size - 1.0) > UNIT_TOLERANCE:
         return f"the quaternion (x, y, z, w) has norm {size:.3f}, but must be 1"
-    if not MIN_SPEED <= step.speed <= MAX_SPEED:
-        return f"speed {step.speed} m/s must lie between {MIN_SPEED} and {MAX_SPEED}"
+    if not MIN_SPEED <= step.speed <= limits.speed:
+        return f"speed {step.speed} m/s must lie between {MIN_SPEED} and the robot's {limits.speed:g}"
     if not 0.0 < step.tolerance < math.inf:
         return f"tolerance {step.tolerance} m must be positive"
     pose[3:] = quat_normalise(pose[3:])
@@ -124,27 +122,37 @@ def _move_fault(step: MoveTo, limits: Limits) -> str:
 class ResetRun:
     """One plan on its way. `cycle` is called once per cycle, in the thread that owns the driver.
 
-    After each cycle ``pose`` (7,) and ``gripper`` are the target, and ``joints`` tells that the
-    driver moves its joints by itself in this cycle, so that nothing must be tracked.
+    After each cycle ``goal`` (7,), ``gripper`` and ``speed`` m/s say where to go; ``joints`` tells that the
+    driver moves its joints by itself in this cycle, so that nothing must be tracked, and ``placed`` that a
+    simulation has just started over, with the arm as in ``state``. ``comply`` is handed compliances.
     """
 
     def __init__(
-        self, plan: tuple[ResetStep, ...], driver: Driver, limits: Limits, state: RobotState, resets: int
+        self,
+        plan: tuple[ResetStep, ...],
+        driver: Driver,
+        limits: Limits,
+        state: RobotState,
+        resets: int,
+        comply: Callable[[Compliance], None],
     ) -> None:
-        self.pose: Array = rest_target(state.pose, limits)
+        self.goal: Array = rest_target(state.pose, limits)
         self.gripper: float | None = None
+        self.speed = limits.speed
         self.joints = False
+        self.placed = False
+        self.state = state
         self.waiting_for = ""
         self._confirmed = False
         self._driver = driver
         self._limits = limits
-        self._state = state
         self._resets = resets
+        self._comply = comply
         self._progress = self._run(plan)
 
     def cycle(self, state: RobotState) -> bool:
         """Go on by one cycle; True when the plan is done. Raises `ResetFailed`."""
-        self._state = state
+        self.state, self.placed = state, False
         return next(self._progress, self._progress) is self._progress
 
     def confirm(self) -> None:
@@ -159,6 +167,7 @@ class ResetRun:
                 case PlaceObjects(seed):
                     self._driver.place_objects(seed)
                     self._stay()
+                    self.placed = True
                 case JointReset(every):
                     yield from self._joint_reset(every)
                 case MoveTo():
@@ -166,7 +175,7 @@ class ResetRun:
                 case SetGripper(width):
                     yield from self._set_gripper(width)
                 case SetCompliance(compliance):
-                    self._driver.set_compliance(compliance)
+                    self._comply(compliance)
                 case AskPerson(text):
                     yield from self._ask(text)
             yield
@@ -174,7 +183,7 @@ class ResetRun:
     def _joint_reset(self, every: int) -> Progress:
         if self._resets % every:
             return
-        start, self.joints = self._state.time, True
+        start, self.joints = self.state.time, True
         while not self._driver.joint_reset():
             self._check_time("the joint reset", start, JOINT_RESET_TIMEOUT)
             yield
@@ -183,46 +192,34 @@ class ResetRun:
 
     def _stay(self) -> None:
         """Target := the pose of this very moment; a simulation may just have put the arm elsewhere."""
-        self._state = self._driver.state()
-        self.pose = rest_target(self._state.pose, self._limits)
+        self.state = self._driver.state()
+        self.goal = rest_target(self.state.pose, self._limits)
 
     def _move_to(self, step: MoveTo) -> Progress:
-        origin, goal = rest_target(self._state.pose, self._limits), np.array(step.pose, float)
+        goal = np.array(step.pose, float)
         goal[3:] = quat_normalise(goal[3:])
-        angle = quat_angle(goal[3:], origin[3:])
-        duration = max(norm(goal[:3] - origin[:3]) / step.speed, angle / TURN_SPEED, 1e-9)
-        begun, fraction = self._state.time, 0.0
+        self.goal, self.speed = goal, step.speed
+        begun, pose = self.state.time, self.state.pose
+        longest = norm(goal[:3] - pose[:3]) / step.speed + quat_angle(goal[3:], pose[3:]) / SLOWEST_TURN + MOVE_GRACE
         while not self._arrived(goal, step.tolerance):
-            self._check_time(f"the motion to {np.round(goal[:3], 3).tolist()}", begun, duration + MOVE_GRACE)
-            ahead = min(1.0, fraction + 1.0 / (duration * self._driver.cycle_hz))
-            pose = np.concatenate(
-                [origin[:3] + ahead * (goal[:3] - origin[:3]), turn_towards(origin[3:], goal[3:], ahead * angle)]
-            )
-            if self._within_reach(pose):
-                self.pose, fraction = pose, ahead
+            self._check_time(f"the motion to {np.round(goal[:3], 3).tolist()}", begun, longest)
             yield
 
-    def _within_reach(self, pose: Array) -> bool:
-        """Whether a target is within one step and turn of the arm; a blocked arm must not be left behind."""
-        measured = self._state.pose
-        near = norm(pose[:3] - measured[:3]) <= self._limits.step
-        return near and quat_angle(pose[3:], measured[3:]) <= self._limits.turn
-
     def _arrived(self, goal: Array, tolerance: float) -> bool:
-        pose, vel = self._state.pose, self._state.vel
+        pose, vel = self.state.pose, self.state.vel
         near = norm(goal[:3] - pose[:3]) <= tolerance
         slow = norm(vel[:3]) <= ARRIVED_SPEED
         return near and slow and quat_angle(goal[3:], pose[3:]) <= ARRIVED_ANGLE
 
     def _set_gripper(self, width: float) -> Progress:
         self.gripper = width
-        begun = moved = self._state.time
-        opening = self._state.gripper
-        while self._state.time - moved < GRIPPER_SETTLED:
+        begun = moved = self.state.time
+        opening = self.state.gripper
+        while self.state.time - moved < GRIPPER_SETTLED:
             self._check_time("the gripper", begun, GRIPPER_TIMEOUT)
             yield
-            if abs(self._state.gripper - opening) > GRIPPER_STILL:
-                opening, moved = self._state.gripper, self._state.time
+            if abs(self.state.gripper - opening) > GRIPPER_STILL:
+                opening, moved = self.state.gripper, self.state.time
 
     def _ask(self, text: str) -> Progress:
         self.waiting_for, self._confirmed = text, False
@@ -231,8 +228,8 @@ class ResetRun:
         self.waiting_for = ""
 
     def _check_time(self, what: str, begun: float, timeout: float) -> None:
-        if self._state.time - begun > timeout:
+        if self.state.time - begun > timeout:
             raise ResetFailed(
                 f"{what} did not come to its end within {timeout:.1f} s; the TCP is at "
-                f"{np.round(self._state.pose[:3], 3).tolist()}: look what blocks it, then start the server again"
+                f"{np.round(self.state.pose[:3], 3).tolist()}: look what blocks it, then start the server again"
             )

@@ -1,217 +1,100 @@
 """The guard: what stands between any client and the arm. Always on; nothing a client sends switches it off.
 
-Pure functions say what is admissible; `Guard` is the small state machine around them. Commands that
-cannot be meant (non-finite, malformed, stale, in the wrong mode) are refused and nothing moves;
-commands that ask for too much are bent to the nearest admissible target, and every bend is listed.
-
-The rule for targets. Let ``m`` be the measured pose.
-
-1. The target is pulled back along the line from ``m`` until it is within ``step`` and ``turn``.
-2. It is then moved to the nearest point of the box, and to the nearest orientation within ``tilt``.
-   If ``m`` itself is inside, this never leads away from ``m``, so that step and turn still hold.
-3. If ``m`` is outside and the inside is farther than ``step`` (``turn``), the target is the point on
-   the way from ``m`` to the inside at that distance: strictly less outside than ``m``.
+`robot_servers.limits` says what is admissible and `robot_servers.slew` how fast to go there; `Guard` is
+the small state machine around them. Commands that cannot be meant (non-finite, malformed, stale, in the
+wrong mode) are refused and nothing moves; commands that ask for too much are bent to the nearest
+admissible target, and every bend is listed.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import fields, replace
 from typing import NoReturn
 
 import numpy as np
 
-from robot_servers.geometry import quat_angle, quat_conj, quat_mul, quat_normalise, quat_to_rotvec, rotvec_to_quat
+from robot_servers.geometry import quat_angle, quat_normalise
 from robot_servers.interface import (
     Applied,
     Array,
     Bend,
     Command,
     CommandRefused,
+    JointLimits,
     Limits,
     Mode,
     RobotError,
     RobotState,
 )
+from robot_servers.limits import (
+    UNIT_TOLERANCE,
+    base_delta,
+    bend_joints,
+    bend_orientation,
+    bend_position,
+    check_limits,
+    joint_pace,
+    norm,
+    outside,
+    rest_target,
+    tightened,
+    turn_towards,
+)
+from robot_servers.slew import Pace, Slew
 
-UNIT_TOLERANCE = 1e-2  # of a quaternion's norm; more is a bug of the sender, not rounding
 CLOCK_TOLERANCE = 1e-6  # s; a state cannot be newer than the newest state
-AXES = ("x", "y", "z")
-STATE_SHAPES: dict[str, tuple[int, ...]] = {
-    "time": (),
-    "pose": (7,),
-    "vel": (6,),
-    "force": (3,),
-    "torque": (3,),
-    "gripper": (),
-}
-
-
-# ── pure functions ───────────────────────────────────────────────────────────────────────────────
-
-
-def bend_position(asked: Array, measured: Array, limits: Limits) -> tuple[Array, tuple[Bend, ...]]:
-    """The nearest admissible target position (3,) m for the ``asked`` one, and what bent it."""
-    bends: list[Bend] = []
-    target = asked
-    distance = norm(asked - measured)
-    if distance > limits.step:
-        target = measured + (asked - measured) * (limits.step / distance)
-        bends.append(Bend("step", distance, limits.step))
-    inside = np.clip(target, limits.box_low, limits.box_high)
-    bends += [_box_bend(axis, asked, inside) for axis in range(3) if inside[axis] != target[axis]]
-    back = norm(inside - measured)
-    if back > limits.step:  # rounding, or measured outside the box (rule 3)
-        inside = measured + (inside - measured) * (limits.step / back)
-    return inside, tuple(bends)
-
-
-def bend_orientation(asked: Array, measured: Array, limits: Limits) -> tuple[Array, tuple[Bend, ...]]:
-    """The nearest admissible target orientation (unit quaternion) for the ``asked`` one, and what bent it."""
-    bends: list[Bend] = []
-    target = asked
-    centre = np.array(limits.orientation)
-    turn = quat_angle(asked, measured)
-    if turn > limits.turn:
-        target = turn_towards(measured, asked, limits.turn)
-        bends.append(Bend("turn", turn, limits.turn))
-    tilt = quat_angle(target, centre)
-    if tilt > limits.tilt:
-        target = turn_towards(centre, target, limits.tilt)
-        bends.append(Bend("tilt", tilt, limits.tilt))
-        if quat_angle(target, measured) > limits.turn:  # measured outside the tilt (rule 3)
-            target = turn_towards(measured, centre, limits.turn)
-    return target, tuple(bends)
-
-
-def turn_towards(start: Array, goal: Array, angle: float) -> Array:
-    """``start`` turned by at most ``angle`` rad towards ``goal``, the shorter way round."""
-    difference = quat_to_rotvec(quat_mul(goal, quat_conj(start)))
-    full = norm(difference)
-    if full <= angle:
-        return goal
-    return quat_normalise(quat_mul(rotvec_to_quat(difference * (angle / full)), start))
-
-
-def rest_target(measured: Array, limits: Limits) -> Array:
-    """Where to hold (pose (7,)): the measured pose, or the edge of the limits if it is just past them.
-
-    Past by more than one step or turn it was pushed there: then holding must not pull it back.
-    """
-    position = np.clip(measured[:3], limits.box_low, limits.box_high)
-    if norm(position - measured[:3]) > limits.step:
-        position = measured[:3]
-    orientation = turn_towards(np.array(limits.orientation), measured[3:], limits.tilt)
-    if quat_angle(orientation, measured[3:]) > limits.turn:
-        orientation = measured[3:]
-    return np.concatenate([position, orientation])
-
-
-def outside(pose: Array, limits: Limits) -> tuple[Bend, ...]:
-    """Every workspace limit that ``pose`` (7,) breaks."""
-    inside = np.clip(pose[:3], limits.box_low, limits.box_high)
-    broken = [_box_bend(axis, pose, inside) for axis in range(3) if inside[axis] != pose[axis]]
-    tilt = quat_angle(pose[3:], np.array(limits.orientation))
-    return (*broken, *([Bend("tilt", tilt, limits.tilt)] if tilt > limits.tilt else []))
-
-
-def check_limits(limits: Limits) -> Limits:
-    """The limits with a unit orientation. Raises `RobotError` on limits that make no sense."""
-    values = np.concatenate([np.atleast_1d(np.array(getattr(limits, item.name), float)) for item in fields(limits)])
-    if values.shape != (23,) or not np.isfinite(values).all():
-        raise RobotError(f"limits must be finite numbers, with 3 values per box corner: {limits}")
-    if not all(low < high for low, high in zip(limits.box_low, limits.box_high, strict=True)):
-        raise RobotError(f"limits: box_low {limits.box_low} must lie below box_high {limits.box_high}")
-    for name in ("tilt", "step", "turn", "max_age", "watchdog"):
-        if getattr(limits, name) <= 0:
-            raise RobotError(f"limits: {name} is {getattr(limits, name)}, but must be positive")
-    size = norm(np.array(limits.orientation))
-    if abs(size - 1.0) > UNIT_TOLERANCE:
-        raise RobotError(f"limits: orientation has norm {size:.3f}, but must be a unit quaternion (x, y, z, w)")
-    x, y, z, w = (value / size for value in limits.orientation)
-    return replace(limits, orientation=(x, y, z, w))
-
-
-def check_state(state: RobotState, joints: int) -> None:
-    """Raises `RobotError` for a measurement that no target must be derived from; ``joints`` is their number.
-
-    An orientation that is none would switch off the limits of turn and tilt.
-    """
-    shapes = {**STATE_SHAPES, "q": (joints,), "dq": (joints,), "jacobian": (6, joints)}
-    for name, shape in shapes.items():
-        value = np.asarray(getattr(state, name))
-        if value.shape != shape:
-            raise RobotError(f"it reports a state whose {name} has shape {value.shape}, but must be {shape}")
-        if not np.isfinite(value).all():
-            raise RobotError(f"it reports a state that is not finite: {name} {value.tolist()}")
-    size = norm(state.pose[3:])
-    if abs(size - 1.0) > UNIT_TOLERANCE:
-        raise RobotError(f"it reports a pose whose quaternion (x, y, z, w) has norm {size:.3f}, but must be 1")
-
-
-def tightened(wide: Limits, narrow: Limits) -> Limits:
-    """``narrow``, checked to lie within ``wide``. Raises `RobotError` naming what would be loosened."""
-    narrow = check_limits(narrow)
-    looser = [
-        f"{name} {getattr(narrow, name)} > {getattr(wide, name)}"
-        for name in ("step", "turn", "max_age", "watchdog")
-        if getattr(narrow, name) > getattr(wide, name)
-    ]
-    if any(new < old for new, old in zip(narrow.box_low, wide.box_low, strict=True)):
-        looser.append(f"box_low {narrow.box_low} < {wide.box_low}")
-    if any(new > old for new, old in zip(narrow.box_high, wide.box_high, strict=True)):
-        looser.append(f"box_high {narrow.box_high} > {wide.box_high}")
-    reach = narrow.tilt + quat_angle(np.array(narrow.orientation), np.array(wide.orientation))
-    if reach > wide.tilt + 1e-9:
-        looser.append(f"tilt reaches {reach:.3f} rad from the robot's orientation > {wide.tilt}")
-    if looser:
-        raise RobotError(f"limits can be tightened, never loosened: {'; '.join(looser)}")
-    return narrow
-
-
-def _box_bend(axis: int, asked: Array, inside: Array) -> Bend:
-    return Bend(f"box {AXES[axis]}", float(asked[axis]), float(inside[axis]))
-
-
-def norm(vector: Array) -> float:
-    """Euclidean length; unlike a root of a sum of squares it does not overflow."""
-    return math.hypot(*vector.tolist())
-
-
-# ── the state machine ────────────────────────────────────────────────────────────────────────────
+RELEASE = 0.7  # of the force or torque limit: commands are taken again when the arm presses less than this
+SOFT_START = 1.0  # s of slower motion and rising stiffness after connect, a stop, a fault and guiding
+SOFT_PACE = 0.2  # of the limits' speeds and accelerations meanwhile
+SOFT_STIFFNESS = 0.1  # of the compliance's stiffness when it begins
+NO_COMMANDS: tuple[Mode, ...] = ("resetting", "guiding", "user-stopped", "fault", "stopped")
+DOWN: tuple[Mode, ...] = ("user-stopped", "fault", "stopped")  # ended only by a person's `recover`
 
 
 class Guard:
-    """Modes, watchdog and counters around the pure functions above. Not thread-safe: its owner locks.
+    """Modes, watchdog, alarms and counters. Not thread-safe: its owner locks.
 
-    ========== ======================================================= =========================
-    mode       meaning                                                 ended by
-    ========== ======================================================= =========================
-    idle       since connect, or since a reset: the last target stays  a command, reset or hold
-    moving     commands arrive                                         the watchdog, reset, hold
-    holding    the pose measured when the hold began is the target     a reset; a valid command
-                                                                       unless somebody asked for it
-    resetting  the server moves the arm; commands are refused          the end of the plan, hold
-    fault      something broke: held, commands are refused             nothing: start again
-    stopped    closed                                                  nothing: start again
-    ========== ======================================================= =========================
+    ============ ======================================================= =========================
+    mode         meaning                                                 ended by
+    ============ ======================================================= =========================
+    idle         since connect, or since a reset: the last target stays  a command, reset or hold
+    moving       commands arrive                                         the watchdog, reset, hold
+    holding      the pose measured when the hold began is the target     a reset; a valid command
+                                                                         unless somebody asked for it
+    resetting    the server moves the arm; commands are refused          the end of the plan, hold
+    guiding      a person leads the arm; nothing is tracked              guide off, hold
+    user-stopped the robot's own stop button was pressed                 a person's recover
+    fault        something broke: held, commands are refused             a person's recover
+    stopped      STOP: the controller is off, nothing is tracked         a person's recover
+    ============ ======================================================= =========================
 
-    ``commands`` counts all commands that came, ``refused`` and ``bent`` those among them. ``own`` are the
-    robot's own limits, which bind resets; ``limits`` lie within them and bind everything else.
+    Two sets of limits: ``own``, the robot's, bind the motions that the server runs (resets); ``limits``, a
+    task's, lie within them and bind every command. Force, joint and margin alarms act in both.
+
+    ``commands`` counts all commands that came, ``refused`` and ``bent`` those among them. While
+    ``waiting_for`` is not empty the arm is outside of its limits and waits for a person's confirmation.
     """
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, joints: JointLimits, cycle_hz: float) -> None:
         self.own = self.limits = check_limits(limits)
         self.mode: Mode = "idle"
         self.reason = ""
+        self.waiting_for = ""
         self.commands = 0
         self.refused = 0
         self.bent = 0
-        self._pose: Array | None = None  # the target; None until the first cycle measured one
+        self._joints = joints
+        self._slew = Slew(1.0 / cycle_hz)
+        self._goal: Array | None = None  # where the set point is going; None until `start`
         self._gripper: float | None = None
+        self._share = 1.0  # of the speed, so that no joint exceeds its own on the way to the goal
         self._last_command = 0.0
         self._held = ""  # why somebody asked to hold; until a reset no command goes on
         self._answered = -math.inf  # newest state that an accepted command answers
+        self._alarms: frozenset[str] = frozenset()
+        self._soft_until = -math.inf
+
+    # ── limits ──
 
     def tighten(self, limits: Limits, state: RobotState) -> None:
         """Bind commands to these limits. Raises `CommandRefused` where they are looser than the robot's own.
@@ -222,14 +105,16 @@ class Guard:
             self.limits = tightened(self.own, limits)
         except RobotError as error:
             raise CommandRefused(str(error)) from error
-        if self.mode == "moving" and self._pose is not None and outside(self._pose, self.limits):
+        if self.mode == "moving" and self._goal is not None and outside(self._goal, self.limits):
             self.hold("the limits were tightened; the next valid command goes on", state)
 
     def abandon(self, state: RobotState) -> None:
         """The owner is gone: what moves is held, and only the robot's own limits bind again."""
-        if self.mode in ("moving", "resetting"):
+        if self.mode in ("moving", "resetting", "guiding"):
             self.hold("its owner is gone; the next valid command goes on", state)
         self.limits = self.own
+
+    # ── commands and targets ──
 
     def command(self, command: Command, state: RobotState, now: float) -> Applied:
         """Make the command the target, bent where it asks for too much. Raises `CommandRefused`.
@@ -239,37 +124,104 @@ class Guard:
         self.commands += 1
         asked = self._parse(command)
         self._check_time(command.state_time, now)
-        if self.mode in ("resetting", "fault", "stopped"):
-            self._refuse(f"the robot is in mode {self.mode}{f': {self.reason}' if self.reason else ''}")
-        if self._held:
-            self._refuse(f"held: {self._held}; reset to go on")
-        position, moved = bend_position(asked[:3], state.pose[:3], self.limits)
-        orientation, turned = bend_orientation(asked[3:], quat_normalise(state.pose[3:]), self.limits)
-        self._pose = np.concatenate([position, orientation])
+        self._check_mode()
+        target, bends = self._bend(asked, state)
+        self._goal = target
+        self._share = joint_pace(base_delta(state.pose, target), state, self._joints, self.limits.speed)
         self._gripper = self._gripper if command.gripper is None else float(command.gripper)
         self._last_command, self._answered = now, command.state_time
         self._enter("moving")
-        self.bent += bool(moved or turned)
-        return Applied(self._pose.copy(), command.gripper, moved + turned)
+        self.bent += bool(bends)
+        return Applied(target.copy(), command.gripper, bends)
 
-    def target(self, state: RobotState, now: float) -> tuple[Array, float | None]:
-        """What to track in this cycle: pose (7,) and gripper. Turns into a hold when commands stop coming.
+    def target(self, state: RobotState, now: float) -> tuple[Array, float | None] | None:
+        """What to track in this cycle: pose (7,) and gripper, or None where nothing must be tracked.
 
-        Targets are not interpolated: the impedance law filters them already.
+        The set point goes on towards the last command's target. Turns into a hold when commands stop coming.
         """
+        if self.mode in ("guiding", "stopped", "user-stopped"):
+            return None
         silence = now - self._last_command
         if self.mode == "moving" and silence > self.limits.watchdog + CLOCK_TOLERANCE:
             self.hold(f"no command for {self.limits.watchdog:g} s; the next valid command goes on", state)
-        if self._pose is None:
-            self._pose = rest_target(state.pose, self.limits)
-        return self._pose, self._gripper
+        assert self._goal is not None, "start() comes first"
+        share = self._share * (SOFT_PACE if self.soft(now) or outside(state.pose, self.own) else 1.0)
+        return self._slew.advance(self._goal, state.pose, self.limits, Pace.of(self.limits, share)), self._gripper
+
+    def follow(self, goal: Array, gripper: float | None, speed: float, state: RobotState) -> tuple[Array, float | None]:
+        """What to track while the server moves the arm to ``goal`` (7,) at ``speed`` m/s, under the own limits."""
+        self._goal, self._gripper = goal, gripper
+        slow = SOFT_PACE if self.soft(state.time) or outside(state.pose, self.own) else 1.0
+        pace = Pace.of(self.own, slow)
+        pace = Pace(min(speed, pace.speed), pace.acceleration, pace.turn_speed, pace.turn_acceleration)
+        return self._slew.advance(goal, state.pose, self.own, pace), gripper
+
+    def rest(self, state: RobotState) -> Array:
+        """Target := where the arm is. Returns it (7,)."""
+        # a reset may be under way outside of the limits that bind commands; resting must not pull the arm back
+        self._goal = rest_target(state.pose, self.own if self.mode == "resetting" else self.limits)
+        self._slew.stay(self._goal)
+        return self._goal
+
+    def watch(self, state: RobotState) -> None:
+        """Hold when the arm presses too hard, leaves box and margin, or a joint its range or speed.
+
+        Each alarm holds once, when it begins, so that the next valid command can lead the arm back.
+        """
+        alarms = self._find_alarms(state)
+        new = [text for name, text in alarms.items() if name not in self._alarms]
+        self._alarms = frozenset(alarms)
+        if new and self.mode in ("idle", "moving", "holding", "resetting"):
+            self.hold(f"{'; '.join(new)}; the next valid command goes on", state)
+
+    # ── soft start ──
+
+    def soft(self, now: float) -> bool:
+        """Whether the soft start is still under way at ``now`` s."""
+        return now < self._soft_until
+
+    def stiffness(self, now: float) -> float:
+        """The share (0 … 1] of its stiffness that the arm may have at ``now`` s, in steps of a tenth."""
+        passed = min(1.0, max(0.0, 1.0 - (self._soft_until - now) / SOFT_START))
+        return round(SOFT_STIFFNESS + (1.0 - SOFT_STIFFNESS) * passed, 1)
+
+    def end_soft(self) -> None:
+        """A simulation has started over: nothing can be pressed on."""
+        self._soft_until = -math.inf
+
+    # ── modes ──
+
+    def start(self, state: RobotState) -> None:
+        """Begin at the measured pose, softly; outside of the limits only after a person's confirmation."""
+        self._goal, self._alarms = rest_target(state.pose, self.own), frozenset(self._find_alarms(state))
+        self._soft_until = state.time + SOFT_START
+        broken = [
+            f"{bend.limit} is {bend.value:.3f}, its bound {bend.bound:.3f}" for bend in outside(state.pose, self.own)
+        ]
+        if broken:
+            self._goal = state.pose
+            self.waiting_for = f"the arm is outside of its limits ({'; '.join(broken)}): may it move back in, slowly?"
+        self._slew.stay(self._goal)
+
+    def confirm(self) -> None:
+        """A person says that an arm outside of its limits may move back in."""
+        self.waiting_for = ""
+
+    def recover(self, state: RobotState) -> None:
+        """A person says that it is safe to go on: hold here, softly. That confirms a pose outside, too."""
+        self._held = ""
+        if self.mode in DOWN:
+            self._enter("holding", "recovered; the next valid command goes on")
+        self.start(state)
+        self.confirm()
 
     def hold(self, reason: str, state: RobotState) -> None:
-        """Stay where the arm is now. A fault or a stop is not ended by it."""
-        if self.mode in ("fault", "stopped"):
+        """Stay where the arm is now. What only a person may end is not ended by it."""
+        if self.mode in DOWN:
             return
-        # a reset may be under way outside of the limits that bind commands; holding must not pull the arm back
-        self._pose = rest_target(state.pose, self.own if self.mode == "resetting" else self.limits)
+        self.rest(state)
+        if self.mode == "guiding":
+            self.start(state)
         self._enter("holding", reason)
 
     def hold_until_reset(self, reason: str, state: RobotState) -> None:
@@ -277,29 +229,94 @@ class Guard:
         self.hold(reason, state)
         self._held = reason or "no reason given"
 
-    def fault(self, reason: str, state: RobotState) -> None:
-        """Hold for good: nothing in this process clears a fault."""
-        self.hold(reason, state)
-        self._enter("fault", reason)
+    def go_down(self, mode: Mode, reason: str, state: RobotState) -> None:
+        """Hold, in one of the modes which only a person's `recover` ends. STOP outranks the others."""
+        if self.mode == "stopped":
+            return
+        self.rest(state)
+        self._enter(mode, reason)
 
-    def stop(self, reason: str) -> None:
-        self._enter("stopped", reason)
+    def close(self) -> None:
+        """For good: nothing moves any more."""
+        self._enter("stopped", "closed")
 
     def begin_reset(self) -> None:
-        """Let the server move the arm. Raises `CommandRefused` in a fault, when stopped or resetting."""
-        if self.mode in ("resetting", "fault", "stopped"):
-            raise CommandRefused(f"no reset in mode {self.mode}: {self.reason or 'wait until it is done'}")
+        """Let the server move the arm. Raises `CommandRefused` where only a person may go on, or one is running."""
+        if self.mode in NO_COMMANDS or self.waiting_for:
+            raise CommandRefused(f"no reset {self._why_not()}")
         self._held = ""
         self._gripper = None  # a hold that ends the reset must not undo what the reset did
         self._enter("resetting")
 
     def end_reset(self, pose: Array, gripper: float | None) -> None:
         """The plan is done: its last target stays until a command comes."""
-        self._pose, self._gripper = pose, gripper
+        self._goal, self._gripper = pose, gripper
+        self._share = 1.0
         self._enter("idle")
+
+    def begin_guiding(self) -> None:
+        """Let a person lead the arm. Raises `CommandRefused` where that must not begin."""
+        if self.mode in NO_COMMANDS:
+            raise CommandRefused(f"no guiding {self._why_not()}")
+        self._enter("guiding")
 
     def _enter(self, mode: Mode, reason: str = "") -> None:
         self.mode, self.reason = mode, reason
+
+    def _why_not(self) -> str:
+        if self.waiting_for:
+            return f"before a person confirms: {self.waiting_for}"
+        help_ = "; a person ends it with recover" if self.mode in DOWN else ""
+        return f"in mode {self.mode}{f': {self.reason}' if self.reason else ''}{help_}"
+
+    # ── checks ──
+
+    def _check_mode(self) -> None:
+        if self.mode in NO_COMMANDS or self.waiting_for:
+            self._refuse(f"no commands {self._why_not()}")
+        if self._held:
+            self._refuse(f"held: {self._held}; reset to go on")
+        pressing = sorted(self._alarms & {"force", "torque"})
+        if pressing:
+            self._refuse(f"too much {' and '.join(pressing)}: goes on when below {RELEASE:.0%} of the limit")
+
+    def _bend(self, asked: Array, state: RobotState) -> tuple[Array, tuple[Bend, ...]]:
+        measured = quat_normalise(state.pose[3:])
+        position, moved = bend_position(asked[:3], state.pose[:3], self.limits)
+        orientation, turned = bend_orientation(asked[3:], measured, self.limits)
+        target = np.concatenate([position, orientation])
+        part, jointed = bend_joints(base_delta(state.pose, target), state, self._joints)
+        if jointed:
+            target[:3] = state.pose[:3] + part * (position - state.pose[:3])
+            target[3:] = turn_towards(measured, orientation, part * quat_angle(orientation, measured))
+        return target, moved + turned + jointed
+
+    def _find_alarms(self, state: RobotState) -> dict[str, str]:
+        """What is wrong now: name → text. Force and torque last until they have sunk below `RELEASE`."""
+        limits = self.own if self.mode == "resetting" else self.limits
+        found = {}
+        for name, vector, bound, unit in (
+            ("force", state.force, limits.force, "N"),
+            ("torque", state.torque, limits.torque, "Nm"),
+        ):
+            size = norm(vector)
+            if size > bound * (RELEASE if name in self._alarms else 1.0):
+                found[name] = f"{name} {size:.1f} {unit} at the TCP (limit {bound:g} {unit})"
+        for bend in outside(state.pose, self.own, margin=True):
+            found[bend.limit] = f"pushed beyond the margin: {bend.limit} is {bend.value:.3f} (bound {bend.bound:.3f})"
+        return found | self._joint_alarms(state)
+
+    def _joint_alarms(self, state: RobotState) -> dict[str, str]:
+        joints, q, dq = self._joints, state.q, np.abs(state.dq)
+        if not ((q < joints.low) | (q > joints.high) | (dq > joints.speed)).any():
+            return {}
+        found = {}
+        for index, (value, rate) in enumerate(zip(q.tolist(), dq.tolist(), strict=True)):
+            if not joints.low[index] <= value <= joints.high[index]:
+                found[f"joint {index + 1}"] = f"joint {index + 1} is at {value:.2f} rad, out of its range"
+            if rate > joints.speed[index]:
+                found[f"joint {index + 1} speed"] = f"joint {index + 1} turns at {rate:.1f} rad/s, too fast"
+        return found
 
     def _refuse(self, reason: str) -> NoReturn:
         self.refused += 1

@@ -42,7 +42,7 @@ TASK = Task(
     scene="peg_insertion",
     max_steps=100,
     start=StartPose((0.5, 0.0, 0.14, *DOWN), noise=(0.025, 0.025, 0.01)),
-    limits=Limits((0.42, -0.08, 0.062), (0.58, 0.08, 0.2)),
+    limits=Limits((0.42, -0.08, 0.062), (0.58, 0.08, 0.2), speed=1.0, acceleration=13.0),
     expert=Expert(goal, distance),
     privileged=privileged,
     privileged_dim=6,

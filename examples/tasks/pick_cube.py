@@ -62,7 +62,7 @@ TASK = Task(
     scene="pick_cube",
     max_steps=100,
     start=StartPose((0.5, 0.0, 0.14, *DOWN), noise=(0.03, 0.03, 0.02)),
-    limits=Limits((0.36, -0.15, 0.014), (0.64, 0.15, 0.3), step=0.07),
+    limits=Limits((0.36, -0.15, 0.014), (0.64, 0.15, 0.3), step=0.07, speed=1.0, acceleration=13.0),
     expert=Expert(goal, distance),
     privileged=privileged,
     privileged_dim=4,

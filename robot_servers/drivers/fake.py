@@ -22,6 +22,7 @@ from robot_servers.interface import (
     Check,
     ClockMode,
     Compliance,
+    Enforcer,
     Frame,
     Health,
     Image,
@@ -61,7 +62,7 @@ class FakeDriver:
 
     name = "fake"
     tool = Tool()
-    limits_enforced = "server"
+    limits_enforced: Enforcer = "server"
 
     def __init__(
         self,

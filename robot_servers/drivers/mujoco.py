@@ -25,6 +25,7 @@ from robot_servers.interface import (
     Check,
     ClockMode,
     Compliance,
+    Enforcer,
     Frame,
     Health,
     Limits,
@@ -61,7 +62,7 @@ class MujocoDriver:
     name = "mujoco"
     joint_limits = PANDA
     tool = Tool()
-    limits_enforced = "server"
+    limits_enforced: Enforcer = "server"
 
     def __init__(
         self,

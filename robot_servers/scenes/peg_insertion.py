@@ -20,7 +20,7 @@ from robot_servers.interface import Limits
 from robot_servers.scenes.base import LIVE_SOLVER, OBJECT_BITS, Scene, franka_on_table, pose_of, set_free_pose
 
 HOME_Q = (0.0, 0.17433755879686857, 0.0, -2.3998953892260455, 0.0, 2.5742329480229142, np.pi / 4)  # TCP (0.5, 0, 0.14)
-LIMITS = Limits((0.4, -0.12, 0.06), (0.6, 0.12, 0.35), tilt=0.6, step=0.1, turn=0.5)
+LIMITS = Limits((0.4, -0.12, 0.06), (0.6, 0.12, 0.35), tilt=0.6, step=0.1, turn=0.5, speed=1.0, acceleration=13.0)
 
 PEG_RADIUS = 0.008  # m
 TIP = 0.003  # height of the rounded tip

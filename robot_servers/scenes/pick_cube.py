@@ -14,7 +14,7 @@ from robot_servers.interface import Limits
 from robot_servers.scenes.base import LIVE_SOLVER, OBJECT_BITS, Scene, franka_on_table, pose_of, set_free_pose
 
 HOME_Q = (0.0, 0.04589847818485129, 0.0, -2.37628989240732, 0.0, 2.4221883705921714, np.pi / 4)  # TCP (0.5, 0, 0.2)
-LIMITS = Limits((0.3, -0.25, 0.012), (0.7, 0.25, 0.5), tilt=0.6, step=0.1, turn=0.5)
+LIMITS = Limits((0.3, -0.25, 0.012), (0.7, 0.25, 0.5), tilt=0.6, step=0.1, turn=0.5, speed=1.0, acceleration=13.0)
 HALF = 0.02  # m
 MASS = 0.06  # kg
 FIELD = ((0.4, 0.6), (-0.1, 0.1))  # m, x and y of the cube's centre

@@ -31,6 +31,7 @@ from robot_servers.interface import (
     SetCompliance,
     SetGripper,
 )
+from robot_servers.safety import SOFT_PACE, SOFT_START
 
 DOWN = (1.0, 0.0, 0.0, 0.0)
 
@@ -108,6 +109,7 @@ def test_calls_before_connect_say_what_to_do(driver: FakeDriver) -> None:
 
 def test_the_arm_goes_where_it_is_told(robot: GuardedRobot) -> None:
     """Guards against targets that never reach the driver."""
+    robot.advance(SOFT_START)
     applied = go(robot, 0.05, gripper=0.0)
     robot.advance(0.25)
     assert robot.state().pose == pytest.approx(applied.pose, abs=1e-3) and robot.state().gripper == 0.0
@@ -249,17 +251,25 @@ def test_endless_plans_are_refused(robot: GuardedRobot) -> None:
 @pytest.mark.parametrize(
     "plan", [(SetGripper(0.0),), (JointReset(), SetGripper(0.0)), (MoveTo((0.7, 0.1, 0.3, *DOWN)),)]
 )
-def test_an_arm_just_outside_is_led_in_and_never_along(plan: tuple[ResetStep, ...]) -> None:
-    """Guards against targets outside the box from the first cycle on and in resets, where no command is bent."""
-    limits = replace(LIMITS, box_low=(0.53, -0.4, 0.02))  # home lies 3 cm outside
-    driver = FakeDriver(limits=limits)
+def test_an_arm_that_starts_outside_is_led_in_slowly_once_a_person_agrees(plan: tuple[ResetStep, ...]) -> None:
+    """Guards against an arm that jumps into its box when the server starts, or is driven farther out of it."""
+    driver = FakeDriver(limits=replace(LIMITS, box_low=(0.53, -0.4, 0.02)))  # home lies 3 cm outside
     seen = recorded(driver)
     robot = GuardedRobot(driver)
     robot.connect()
-    robot.advance(0.02)
+    robot.advance(0.1)
+    assert "outside of its limits (box x" in robot.status().waiting_for
+    for attempt in (lambda: go(robot), lambda: robot.reset(plan)):
+        with pytest.raises(CommandRefused, match="before a person confirms"):
+            attempt()
+    assert all(np.array_equal(target[:3], HOME[:3]) for target, _ in seen), "it waits where it is"
+    robot.confirm()
     finish(robot, plan)
-    assert min(target[0] for target, _ in seen) >= 0.53 - 1e-9
-    assert max(np.linalg.norm(target[:3] - state.pose[:3]) for target, state in seen) <= limits.step
+    path = np.array([target[:3] for target, _ in seen])
+    outside = np.minimum(path[:, 0] - 0.53, 0.0)
+    assert (np.diff(outside) >= -1e-12).all(), "never farther out"
+    inwards = np.linalg.norm(np.diff(path, axis=0), axis=1)[outside[:-1] < 0] * driver.cycle_hz
+    assert inwards.max(initial=0.0) <= SOFT_PACE * LIMITS.speed + 1e-9
 
 
 def test_commands_and_second_resets_are_refused_while_resetting(robot: GuardedRobot) -> None:

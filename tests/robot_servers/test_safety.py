@@ -8,21 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from guard_parts import CENTRE, make_guard, settle, state_at
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from robot_servers.drivers.fake import LIMITS
+from robot_servers.drivers.fake import JOINTS, LIMITS
 from robot_servers.geometry import quat_angle, quat_mul, quat_normalise, rotvec_to_quat
-from robot_servers.interface import Array, Bend, Command, CommandRefused, Limits, RobotError, RobotState
-from robot_servers.safety import Guard, bend_orientation, bend_position, check_state, outside, rest_target, tightened
+from robot_servers.interface import Array, Bend, Command, CommandRefused, Limits, RobotError
+from robot_servers.limits import bend_orientation, bend_position, check_state, outside, rest_target, tightened
+from robot_servers.safety import Guard
 
-CENTRE = np.array([0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
 EPS = 1e-7
-
-
-def state_at(pose: Array, time: float = 0.0) -> RobotState:
-    zero3, zero7 = np.zeros(3), np.zeros(7)
-    return RobotState(time, pose, np.zeros(6), zero3, zero3, zero7, zero7, np.zeros((6, 7)), 1.0)
 
 
 def random_limits(rng: np.random.Generator) -> Limits:
@@ -67,15 +63,13 @@ def test_no_command_leads_a_target_out_of_the_limits(seed: int) -> None:
     """Guards against any of 15 000 random commands moving the target out of the box, the tilt, the step or the turn."""
     rng = np.random.default_rng(seed)
     limits = random_limits(rng)
-    guard = Guard(limits)
+    guard = make_guard(limits, random_pose(rng, limits, 0.9))
     for number in range(100):
         measured = random_pose(rng, limits, spread=rng.choice([0.9, 3.0]))
         asked = random_pose(rng, limits, spread=rng.choice([0.9, 3.0, 100.0]))
         state = state_at(measured, float(number))
         applied = guard.command(Command(asked, None, state.time), state, state.time)
-        tracked, _ = guard.target(state, state.time)
-        assert_admissible(tracked, measured, limits)
-        assert np.array_equal(tracked, applied.pose)
+        assert_admissible(applied.pose, measured, limits)
         unchanged = np.allclose(applied.pose[:3], asked[:3]) and quat_angle(applied.pose[3:], asked[3:]) < 1e-6
         assert bool(applied.bends) or unchanged
 
@@ -99,11 +93,11 @@ MALFORMED: list[Any] = [
 @pytest.mark.parametrize("pose", MALFORMED)
 def test_malformed_poses_are_refused_and_nothing_moves(pose: Any) -> None:
     """Guards against a broken client moving the arm."""
-    guard = Guard(LIMITS)
-    before, _ = guard.target(state_at(CENTRE), 0.0)
+    guard = make_guard()
+    before = settle(guard, CENTRE)
     with pytest.raises(CommandRefused, match=r"pose|quaternion"):
         guard.command(Command(pose, None, 0.0), state_at(CENTRE), 0.0)
-    after, _ = guard.target(state_at(CENTRE), 0.0)
+    after = settle(guard, CENTRE)
     assert np.array_equal(before, after) and guard.mode == "idle" and guard.refused == 1
 
 
@@ -111,7 +105,7 @@ def test_malformed_poses_are_refused_and_nothing_moves(pose: Any) -> None:
 def test_gripper_outside_its_range_is_refused(gripper: Any) -> None:
     """Guards against raw device numbers (0–255) reaching the gripper."""
     with pytest.raises(CommandRefused, match="gripper"):
-        Guard(LIMITS).command(Command(CENTRE, gripper, 0.0), state_at(CENTRE), 0.0)
+        make_guard().command(Command(CENTRE, gripper, 0.0), state_at(CENTRE), 0.0)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +114,7 @@ def test_gripper_outside_its_range_is_refused(gripper: Any) -> None:
 def test_stale_and_impossible_times_are_refused(state_time: Any, why: str) -> None:
     """Guards against acting on an old observation, and against clients that stamp with their own clock."""
     with pytest.raises(CommandRefused, match=why):
-        Guard(LIMITS).command(Command(CENTRE, None, state_time), state_at(CENTRE, 10.0), 10.0)
+        make_guard().command(Command(CENTRE, None, state_time), state_at(CENTRE, 10.0), 10.0)
 
 
 def test_bends_name_limit_value_and_bound() -> None:
@@ -140,7 +134,7 @@ def test_bends_name_limit_value_and_bound() -> None:
 def test_admissible_commands_are_not_touched() -> None:
     """Guards against a guard that changes what it need not change."""
     asked = CENTRE + np.array([0.02, -0.01, 0.03, 0, 0, 0, 0])
-    guard = Guard(LIMITS)
+    guard = make_guard()
     applied = guard.command(Command(asked, 0.5, 0.0), state_at(CENTRE), 0.0)
     assert np.array_equal(applied.pose, asked) and applied.gripper == 0.5 and applied.bends == ()
     assert guard.bent == 0 and guard.commands == 1 and guard.mode == "moving"
@@ -157,7 +151,7 @@ def test_enormous_positions_are_bent_not_overflowed() -> None:
     """Guards against numbers so large that their square is infinite: NaN must not come out."""
     asked = CENTRE.copy()
     asked[:3] = [1e308, -1e308, 1e200]
-    applied = Guard(LIMITS).command(Command(asked, None, 0.0), state_at(CENTRE), 0.0)
+    applied = make_guard().command(Command(asked, None, 0.0), state_at(CENTRE), 0.0)
     assert_admissible(applied.pose, CENTRE, LIMITS)
 
 
@@ -165,31 +159,31 @@ def test_translation_keeps_the_rotation() -> None:
     """Guards against a translation that turns the arm: the guard must not touch an admissible orientation."""
     tilted = np.concatenate([CENTRE[:3], quat_mul(rotvec_to_quat(np.array([0.3, 0.2, 0.1])), CENTRE[3:])])
     asked = tilted + np.array([5.0, 0, 0, 0, 0, 0, 0])
-    applied = Guard(LIMITS).command(Command(asked, None, 0.0), state_at(tilted), 0.0)
+    applied = make_guard().command(Command(asked, None, 0.0), state_at(tilted), 0.0)
     assert quat_angle(applied.pose[3:], tilted[3:]) < 1e-7
 
 
 def test_watchdog_holds_once_at_the_measured_pose() -> None:
     """Guards against an arm that goes on pushing when commands stop, and against a hold that creeps."""
-    guard = Guard(LIMITS)
+    guard = make_guard()
     goal = CENTRE + np.array([0.05, 0, 0, 0, 0, 0, 0])
     guard.command(Command(goal, 0.0, 0.0), state_at(CENTRE), 0.0)
-    assert np.array_equal(guard.target(state_at(CENTRE), LIMITS.watchdog)[0], goal)
+    assert np.array_equal(settle(guard, CENTRE), goal) and guard.mode == "moving"
     halfway = CENTRE + np.array([0.02, 0, 0, 0, 0, 0, 0])
-    held, gripper = guard.target(state_at(halfway), LIMITS.watchdog + 0.01)
+    target = guard.target(state_at(halfway), LIMITS.watchdog + 0.01)
     assert guard.mode == "holding" and "no command" in guard.reason
-    assert np.array_equal(held, halfway) and gripper == 0.0, "a hold must not open the gripper"
+    assert target is not None and np.array_equal(target[0], halfway)
+    assert target[1] == 0.0, "a hold must not open the gripper"
     drifted = CENTRE + np.array([0.03, 0, 0, 0, 0, 0, 0])
-    assert np.array_equal(guard.target(state_at(drifted), 10.0)[0], halfway)
+    later = guard.target(state_at(drifted), 10.0)
+    assert later is not None and np.array_equal(later[0], halfway)
     guard.command(Command(goal, None, 10.0), state_at(drifted), 10.0)
-    assert (
-        guard.mode == "moving" and guard.reason == "" and np.array_equal(guard.target(state_at(drifted), 10.0)[0], goal)
-    )
+    assert guard.mode == "moving" and guard.reason == "" and np.array_equal(settle(guard, drifted), goal)
 
 
 def test_a_hold_that_was_asked_for_lasts_until_a_reset() -> None:
     """Guards against an arm that a person stopped and the next command of the policy moves."""
-    guard = Guard(LIMITS)
+    guard = make_guard()
     guard.hold_until_reset("a hand is in the way", state_at(CENTRE))
     with pytest.raises(CommandRefused, match="held: a hand is in the way; reset to go on"):
         guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
@@ -200,7 +194,7 @@ def test_a_hold_that_was_asked_for_lasts_until_a_reset() -> None:
 
 def test_commands_that_come_late_are_refused() -> None:
     """Guards against two commands that change places on the way: the older one must not win."""
-    guard = Guard(LIMITS)
+    guard = make_guard()
     for state_time in (0.9, 1.0, 1.0):
         guard.command(Command(CENTRE, None, state_time), state_at(CENTRE, 1.0), 1.0)
     with pytest.raises(CommandRefused, match="out of order"):
@@ -209,7 +203,7 @@ def test_commands_that_come_late_are_refused() -> None:
 
 def test_refused_commands_do_not_feed_the_watchdog() -> None:
     """Guards against a stream of garbage keeping a motion alive."""
-    guard = Guard(LIMITS)
+    guard = make_guard()
     guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
     for tick in range(1, 6):
         with pytest.raises(CommandRefused):
@@ -220,28 +214,28 @@ def test_refused_commands_do_not_feed_the_watchdog() -> None:
 
 def test_hold_just_outside_goes_to_the_edge_and_far_outside_stays() -> None:
     """Guards against holding a target outside the box, and against pulling back an arm that was pushed far out."""
-    past = CENTRE + np.array([0.252, 0, 0, 0, 0, 0, 0])
+    past = CENTRE + np.array([0.27, 0, 0, 0, 0, 0, 0])
     assert rest_target(past, LIMITS)[0] == LIMITS.box_high[0]
-    far = CENTRE + np.array([0.6, 0, 0, 0, 0, 0, 0])
+    far = CENTRE + np.array([0.29, 0, 0, 0, 0, 0, 0])
     assert np.array_equal(rest_target(far, LIMITS), far)
 
 
-@pytest.mark.parametrize("mode", ["resetting", "fault", "stopped"])
-def test_commands_are_refused_in_modes_that_are_not_the_clients(mode: str) -> None:
+@pytest.mark.parametrize("mode", ["resetting", "guiding", "user-stopped", "fault", "stopped"])
+def test_commands_are_refused_in_modes_that_are_not_the_clients(mode: Any) -> None:
     """Guards against a policy that fights the reset, or drives on after a fault; none of them ends by a hold."""
-    guard = Guard(LIMITS)
+    guard = make_guard()
     if mode == "resetting":
         guard.begin_reset()
-    elif mode == "fault":
-        guard.fault("the cable broke", state_at(CENTRE))
+    elif mode == "guiding":
+        guard.begin_guiding()
     else:
-        guard.stop("closed")
+        guard.go_down(mode, "the cable broke", state_at(CENTRE))
     with pytest.raises(CommandRefused, match=mode):
         guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
     with pytest.raises(CommandRefused, match=mode):
         guard.begin_reset()
     guard.hold("a client asks", state_at(CENTRE))
-    assert guard.mode == ("holding" if mode == "resetting" else mode)
+    assert guard.mode == ("holding" if mode in ("resetting", "guiding") else mode)
 
 
 WIDER: list[dict[str, Any]] = [
@@ -276,19 +270,19 @@ def test_limits_are_never_loosened(change: dict[str, Any]) -> None:
 def test_limits_without_sense_are_refused(change: dict[str, Any]) -> None:
     """Guards against a guard that is off because its limits are zero, NaN or inside out."""
     with pytest.raises(RobotError, match="limits"):
-        Guard(replace(LIMITS, **change))
+        Guard(replace(LIMITS, **change), JOINTS, 100.0)
 
 
 def test_an_orientation_of_zeros_is_no_measurement() -> None:
     """Guards the limits of turn and tilt: seen from no orientation, every one is within them."""
-    check_state(state_at(CENTRE))
+    check_state(state_at(CENTRE), 7)
     with pytest.raises(RobotError, match="norm 0"):
-        check_state(state_at(np.array([0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0])))
+        check_state(state_at(np.array([0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0])), 7)
 
 
 def test_tightened_limits_bind_at_once() -> None:
     """Guards against a guard that goes on with the wider limits."""
-    guard = Guard(LIMITS)
+    guard = make_guard()
     guard.tighten(replace(LIMITS, box_high=(0.51, 0.4, 0.6)), state_at(CENTRE))
     applied = guard.command(Command(CENTRE + np.array([0.05, 0, 0, 0, 0, 0, 0]), None, 0.0), state_at(CENTRE), 0.0)
     assert applied.pose[0] == 0.51 and [bend.limit for bend in applied.bends] == ["box x"]

@@ -1,0 +1,35 @@
+"""Small parts that the tests of the guard share."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from robot_servers.drivers.fake import JOINTS, LIMITS
+from robot_servers.interface import Array, Limits, RobotState
+from robot_servers.safety import Guard
+
+CENTRE = np.array([0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
+CYCLE_HZ = 100.0
+
+
+def state_at(pose: Array, time: float = 0.0, force: float = 0.0) -> RobotState:
+    zero3, zero7 = np.zeros(3), np.zeros(7)
+    return RobotState(time, pose, np.zeros(6), np.array([force, 0, 0]), zero3, zero7, zero7, np.zeros((6, 7)), 1.0)
+
+
+def make_guard(limits: Limits = LIMITS, pose: Array = CENTRE, soft: bool = False) -> Guard:
+    """A guard that has started at ``pose``, without its soft start unless asked for."""
+    guard = Guard(limits, JOINTS, CYCLE_HZ)
+    guard.start(state_at(pose))
+    if not soft:
+        guard.end_soft()
+    return guard
+
+
+def settle(guard: Guard, pose: Array, cycles: int = 100) -> Array:
+    """The set point (7,) after so many cycles with the arm at ``pose`` and no time passing."""
+    target = None
+    for _ in range(cycles):
+        target = guard.target(state_at(pose), 0.0)
+    assert target is not None
+    return target[0]

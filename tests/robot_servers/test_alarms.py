@@ -1,0 +1,119 @@
+"""What the guard does about what it measures: force, margins, joints, and a soft beginning."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from guard_parts import CENTRE, make_guard, settle, state_at
+
+from robot_servers.drivers.fake import LIMITS, FakeDriver
+from robot_servers.guarded import GuardedRobot
+from robot_servers.interface import Command, CommandRefused, JointLimits, MoveTo, RobotState
+from robot_servers.limits import bend_joints, joint_pace
+from robot_servers.safety import RELEASE, SOFT_START, Guard
+
+GOAL = CENTRE + np.array([0.05, 0, 0, 0, 0, 0, 0])
+
+
+def test_pressing_too_hard_holds_until_it_has_sunk() -> None:
+    """Guards against an arm that goes on pressing, and one that chatters at its force limit."""
+    guard = make_guard()
+    guard.command(Command(GOAL, None, 0.0), state_at(CENTRE), 0.0)
+    hard = state_at(CENTRE, force=LIMITS.force + 5)
+    guard.watch(hard)
+    assert guard.mode == "holding" and "force 65.0 N at the TCP (limit 60 N)" in guard.reason
+    assert np.array_equal(settle(guard, CENTRE), CENTRE), "it stops pressing: the target is where it is"
+    for force in (LIMITS.force + 5, LIMITS.force - 1, LIMITS.force * RELEASE + 0.1):
+        state = state_at(CENTRE, force=force)
+        guard.watch(state)
+        with pytest.raises(CommandRefused, match="too much force: goes on when below 70%"):
+            guard.command(Command(GOAL, None, 0.0), state, 0.0)
+    soft = state_at(CENTRE, force=LIMITS.force * RELEASE - 0.1)
+    guard.watch(soft)
+    guard.command(Command(GOAL, None, 0.0), soft, 0.0)
+    assert guard.mode == "moving"
+
+
+def test_pressing_ends_a_reset() -> None:
+    """Guards against resets that are exempt from the force limit."""
+    driver = FakeDriver()
+    robot = GuardedRobot(driver)
+    robot.connect()
+    robot.reset((MoveTo((0.7, 0.3, 0.1, *CENTRE[3:])),))
+    robot.advance(0.2)
+    driver.force = np.array([0.0, 0.0, 70.0])
+    robot.advance(0.2)
+    status = robot.status()
+    assert status.mode == "holding" and "force 70.0 N" in status.reason
+    here = robot.state().pose
+    robot.advance(1.0)
+    assert robot.state().pose[:3] == pytest.approx(here[:3], abs=0.02)
+
+
+def test_pushed_beyond_the_margin_it_holds_once_and_may_be_led_back() -> None:
+    """Guards against an arm outside of its box that either drives on, or can never come back."""
+    guard = make_guard()
+    pushed = np.array([LIMITS.box_high[0] + LIMITS.margin + 0.01, 0.0, 0.3, *CENTRE[3:]])
+    guard.command(Command(GOAL, None, 0.0), state_at(CENTRE), 0.0)
+    guard.watch(state_at(pushed))
+    assert guard.mode == "holding" and "pushed beyond the margin: box x" in guard.reason
+    guard.command(Command(CENTRE, None, 0.0), state_at(pushed), 0.0)
+    guard.watch(state_at(pushed))
+    assert guard.mode == "moving"
+    assert settle(guard, pushed)[0] < pushed[0]
+
+
+JOINTS = JointLimits((-1.0,) * 7, (1.0,) * 7, (2.0,) * 7, (10.0,) * 7)
+
+
+def arm_at(q: float, dq: float = 0.0) -> RobotState:
+    """Joint 1 moves the TCP along x, one to one."""
+    return replace(state_at(CENTRE), q=np.array([q, *[0.0] * 6]), dq=np.array([dq, *[0.0] * 6]), jacobian=np.eye(6, 7))
+
+
+def test_commands_stop_short_of_a_joints_end() -> None:
+    """Guards against targets in the box that the arm can only reach through the end of a joint."""
+    guard = Guard(LIMITS, JOINTS, 100.0)
+    guard.start(arm_at(0.99))
+    applied = guard.command(Command(GOAL, None, 0.0), arm_at(0.99), 0.0)
+    assert applied.pose[0] == pytest.approx(0.51, abs=1e-3), "1 cm is left for 5 cm"
+    assert [bend.limit for bend in applied.bends] == ["joint 1"]
+    assert applied.bends[0].value == pytest.approx(1.04, abs=1e-3) and applied.bends[0].bound == 1.0
+    back, bends = bend_joints(np.array([-0.05, 0, 0, 0, 0, 0]), arm_at(1.2), JOINTS)
+    assert back == 1.0 and bends == (), "the way back into the range is open"
+
+
+def test_the_pace_keeps_joints_below_their_speed() -> None:
+    """Guards against a slow TCP motion for which a joint near a singularity has to race."""
+    stretched = replace(arm_at(0.0), jacobian=np.diag([0.1, 1, 1, 1, 1, 1, 0])[:6])
+    along, aside = np.array([0.01, 0, 0, 0, 0, 0]), np.array([0, 0.01, 0, 0, 0, 0])
+    assert joint_pace(aside, stretched, JOINTS, 0.5) == 1.0
+    assert joint_pace(along, stretched, JOINTS, 0.5) == pytest.approx(2.0 / 5.0, rel=0.15)
+
+
+@pytest.mark.parametrize(("state", "why"), [(arm_at(1.1), "joint 1 is at 1.10 rad"), (arm_at(0.0, 2.5), "too fast")])
+def test_joints_out_of_range_or_too_fast_hold(state: RobotState, why: str) -> None:
+    """Guards against joints that nobody watches."""
+    guard = Guard(LIMITS, JOINTS, 100.0)
+    guard.start(arm_at(0.0))
+    guard.command(Command(GOAL, None, 0.0), arm_at(0.0), 0.0)
+    guard.watch(state)
+    assert guard.mode == "holding" and why in guard.reason
+
+
+def test_the_beginning_is_soft() -> None:
+    """Guards against an arm that jumps at full stiffness and speed the moment a server starts."""
+    driver = FakeDriver()
+    robot = GuardedRobot(driver)
+    robot.connect()
+    full = robot.metadata.compliance
+    assert driver.compliance.translational_stiffness == pytest.approx(0.1 * full.translational_stiffness)
+    assert robot.status().soft
+    stiffness = []
+    for _ in range(12):
+        robot.advance(0.1)
+        stiffness.append(driver.compliance.translational_stiffness)
+    assert stiffness == sorted(stiffness) and driver.compliance == full
+    assert not robot.status().soft and robot.state().time >= SOFT_START
