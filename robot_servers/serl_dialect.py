@@ -20,7 +20,12 @@ HAND_WIDTH = 0.08  # m, between the fingers of the open Franka hand
 HAND_UNIT = 1.0 / 2550.0  # m per unit of /move_gripper; SERL spreads 0 … 255 over 0.1 m
 RAW = 255  # of a Robotiq: closed
 MAX_CLIP = 0.1  # m or half angles; the server clamps every clip to it
+MAX_FLOAT = math.nextafter(math.inf, 0.0)
 AXES = "xyz"
+
+
+class Malformed(CommandRefused):
+    """A number or a name that is none: what was sent cannot be meant."""
 
 
 @dataclass(frozen=True)
@@ -80,12 +85,12 @@ NAMES = _names()
 def with_params(base: Compliance, params: Mapping[str, object]) -> Compliance:
     """``base`` with the values of a partial update in SERL's names; clips are clamped to 0.1.
 
-    Raises `CommandRefused` for a name that SERL does not have, and for a value that is no finite number.
+    Raises `Malformed` for a name that SERL does not have, and for a value that is no finite number.
     """
     values = {item.name: getattr(base, item.name) for item in fields(base)}
     for name, value in params.items():
         if name not in NAMES:
-            raise CommandRefused(f'unknown parameter "{name:.40}"{nearest(name, NAMES)}')
+            raise Malformed(f'unknown parameter "{name:.40}"{nearest(name, NAMES)}')
         field, axis = NAMES[name]
         number = finite(name, value)
         if axis is None:
@@ -106,10 +111,7 @@ def to_params(compliance: Compliance) -> dict[str, float]:
 
 
 def finite(name: str, value: object) -> float:
-    """``value`` as a float. Raises `CommandRefused` unless it is a finite number."""
+    """``value`` as a float. Raises `Malformed` unless it is a finite number."""
     if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= MAX_FLOAT:  # not for nan
         return float(value)
-    raise CommandRefused(f"{name} is {value!r:.40}, but must be a finite number")
-
-
-MAX_FLOAT = math.nextafter(math.inf, 0.0)
+    raise Malformed(f"{name} is {value!r:.40}, but must be a finite number")

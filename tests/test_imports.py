@@ -11,6 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SCENES, DRIVERS, CAMERAS = "robot_servers.scenes", "robot_servers.drivers", "robot_servers.cameras"
 GRIPPERS = "robot_servers.grippers"
 DRIVER_PARTS = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.impedance", "robot_servers.arms"}
+SERL = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.serl_dialect"}
+GUARDING = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.limits"}
 CONTRACT = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.wire"}
 CALLING = {"robot_servers.channel", "robot_servers.hello", "robot_servers.keys"}
 SERVING = {"robot_servers.answering", "robot_servers.keys", "robot_servers.lease", "robot_servers.statistics"}
@@ -24,14 +26,18 @@ TABLE: dict[str, set[str]] = {
     "robot_servers.geometry": {"robot_servers.interface"},
     "robot_servers.arms": {"robot_servers.interface"},
     "robot_servers.wire": {"robot_servers.interface"},
-    "robot_servers.safety": {"robot_servers.interface", "robot_servers.geometry"},
+    "robot_servers.limits": {"robot_servers.interface", "robot_servers.geometry"},
+    "robot_servers.slew": {"robot_servers.interface", "robot_servers.geometry", "robot_servers.limits"},
+    "robot_servers.safety": {*GUARDING, "robot_servers.slew"},
+    "robot_servers.recovery": {"robot_servers.interface"},
+    "robot_servers.cycle": {*GUARDING, "robot_servers.safety", "robot_servers.resets", "robot_servers.recovery"},
     "robot_servers.impedance": {"robot_servers.interface", "robot_servers.geometry"},
     SCENES: {"robot_servers.interface", "robot_servers.geometry"},
     CAMERAS: {"robot_servers.interface", SCENES},
-    DRIVERS: {*DRIVER_PARTS, SCENES, CAMERAS, GRIPPERS},
+    DRIVERS: {*DRIVER_PARTS, SCENES, CAMERAS, GRIPPERS, "robot_servers.serl_dialect"},
     GRIPPERS: {"robot_servers.interface"},
-    "robot_servers.resets": {"robot_servers.interface", "robot_servers.geometry", "robot_servers.safety"},
-    "robot_servers.guarded": {*CONTRACT, "robot_servers.safety", "robot_servers.resets", "robot_servers.realtime"},
+    "robot_servers.resets": GUARDING,
+    "robot_servers.guarded": {*GUARDING, "robot_servers.safety", "robot_servers.resets", "robot_servers.cycle"},
     "robot_servers.lease": {"robot_servers.interface"},
     "robot_servers.realtime": set(),
     "robot_servers.keys": {"robot_servers.interface"},
@@ -44,6 +50,9 @@ TABLE: dict[str, set[str]] = {
     "robot_servers.preflight": {"robot_servers.interface"},
     "robot_servers.limits_file": {"robot_servers.interface"},
     "robot_servers.server": {*CONTRACT, *SERVING, "robot_servers.hello", "robot_servers.stop", "robot_servers.stream"},
+    "robot_servers.serl_dialect": {"robot_servers.interface"},
+    "robot_servers.http_face": SERL,
+    "robot_servers.http": {*SERL, "robot_servers.http_face"},
     "robot_servers.client": {*CONTRACT, *CALLING, "robot_servers.lease", "robot_servers.statistics"},
     "robot_servers.__main__": {*CONTRACT, "robot_servers.guarded", "robot_servers.server", DRIVERS, SCENES},
     # contracts

@@ -1,0 +1,523 @@
+"""The HTTP face: every route of SERL's servers, on the guarded robot, in real time."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import math
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from http_site import PATIENCE, Site, post, site, wait_for
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from serl_script import ScriptEnv
+
+from robot_servers.client import RobotClient
+from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver
+from robot_servers.drivers.mujoco import MujocoDriver
+from robot_servers.geometry import quat_to_euler
+from robot_servers.http import MAX_BODY, MAX_CONNECTIONS, HttpOptions, HttpServer, pose_of
+from robot_servers.http_face import Face
+from robot_servers.interface import (
+    Command,
+    Compliance,
+    Health,
+    Metadata,
+    NotOwner,
+    RobotError,
+    RobotState,
+    Status,
+)
+from robot_servers.serl_dialect import NAMES, GripperNumbers, to_params
+
+ASIDE = [0.5, 0.05, 0.3, 1.0, 0.0, 0.0, 0.0]
+FAR = [0.6, -0.25, 0.45, 1.0, 0.0, 0.0, 0.0]
+
+
+@pytest.fixture
+def fake() -> Iterator[Site]:
+    with site(FakeDriver(clock="realtime")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def calm() -> Iterator[Site]:
+    """Shared by tests that move nothing."""
+    with site(FakeDriver(clock="realtime")) as found:
+        yield found
+
+
+# ── getters ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_getter_answers_with_its_name_and_shape(calm):
+    """Guards against a renamed key or another shape, on which scripts fail in the middle of a run."""
+    state = calm.get("getstate")
+    shapes = {"pose": (7,), "vel": (6,), "force": (3,), "torque": (3,), "q": (7,), "dq": (7,), "jacobian": (6, 7)}
+    assert {name: np.shape(value) for name, value in state.items()} == {**shapes, "gripper_pos": ()}
+    for route, name, shape in [
+        ("getpos", "pose", (7,)),
+        ("getpos_euler", "pose", (6,)),
+        ("getvel", "vel", (6,)),
+        ("getforce", "force", (3,)),
+        ("gettorque", "torque", (3,)),
+        ("getq", "q", (7,)),
+        ("getdq", "dq", (7,)),
+        ("getjacobian", "jacobian", (6, 7)),
+        ("get_gripper", "gripper", ()),
+    ]:
+        answer = calm.get(route)
+        assert (list(answer), np.shape(answer[name])) == ([name], shape)
+
+
+def test_the_simulated_arm_reports_what_it_measures():
+    """Guards against swapped fields, units, or a quaternion in another order."""
+    with site(MujocoDriver("pick_cube", clock="realtime")) as found:
+        measured, answer = found.robot.state(), found.get("getstate")
+        for name in ("pose", "q"):
+            assert answer[name] == pytest.approx(getattr(measured, name).tolist(), abs=5e-3)
+        assert np.asarray(answer["jacobian"]) == pytest.approx(measured.jacobian, abs=1e-2)
+        euler = found.get("getpos_euler")["pose"]
+        assert euler[:3] == pytest.approx(measured.pose[:3].tolist(), abs=5e-3)
+        assert np.cos(euler[3:]) == pytest.approx(np.cos(quat_to_euler(measured.pose[3:])), abs=5e-3)
+
+
+@given(st.integers(0, 3), st.sampled_from([-1.0, 1.0]), st.lists(st.floats(-0.4, 0.4), min_size=4, max_size=4))
+def test_the_sign_of_the_quaternion_is_the_one_scripts_expect(largest, sign, quat):
+    """Guards against a reported −q: scripts interpolate from it to q, through an orientation that is none."""
+    quat[largest] = sign
+    zero = np.zeros(7)
+    measured = RobotState(
+        0.0, np.array([0.1, 0.2, 0.3, *quat]), zero[:6], zero[:3], zero[:3], zero, zero, np.eye(6, 7), 0
+    )
+    reported = pose_of(measured)
+    assert reported[3 + largest] == 1.0
+    assert reported[3:] == pytest.approx(sign * np.array(quat))
+    assert reported[:3].tolist() == [0.1, 0.2, 0.3]
+
+
+# ── moving ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_far_pose_posted_once_is_slewed_and_reached_while_the_lease_lasts(fake):
+    """Guards against a far pose that ends at the first step, or at the watchdog 0.3 s after its only post."""
+    assert fake.do("pose", {"arr": FAR}) == "Moved"
+    wait_for(lambda: fake.get("getpos") and fake.near(FAR), "the arrival")  # as scripts do: each request renews
+    assert fake.robot.status().bent > 0
+
+
+def test_the_simulated_arm_arrives_too():
+    """Guards against goals that only a massless arm reaches."""
+    with site(MujocoDriver("pick_cube", clock="realtime")) as found:
+        goal = found.robot.state().pose + np.array([0.0, 0.08, -0.05, 0.0, 0.0, 0.0, 0.0])
+        found.do("pose", {"arr": goal.astype(np.float32).tolist()})
+        wait_for(lambda: found.get("getpos") and found.near(goal, 0.01), "the arrival")
+
+
+def test_when_requests_stop_the_arm_holds_and_the_robot_is_free(fake):
+    """Guards against a script that died and leaves the arm on its way, or the robot owned for ever."""
+    fake.driver.blocked = True  # it never arrives by itself
+    fake.do("pose", {"arr": FAR})
+    assert fake.robot.status().mode == "moving"
+    wait_for(lambda: fake.robot.status().mode == "holding", "the hold")
+    with RobotClient(fake.address) as other:
+        other.command(Command(np.array(HOME), None, other.state().time))
+
+
+def test_after_a_pause_the_next_pose_goes_on(fake):
+    """Guards against a script that sleeps for longer than the lease and never moves again."""
+    fake.do("pose", {"arr": ASIDE})
+    wait_for(lambda: fake.robot.status().mode == "holding", "the hold")
+    fake.do("pose", {"arr": FAR})
+    wait_for(lambda: fake.get("getpos") and fake.near(FAR), "the arrival")
+
+
+def test_a_script_and_another_client_never_both_command(fake):
+    """Guards against two owners: whoever came first keeps the robot, the other is told who has it."""
+    with RobotClient(fake.address) as other:
+        other.tighten(LIMITS)
+        status, said = fake.refused("pose", {"arr": ASIDE})
+        assert status == 409 and "in the hands of" in said
+        assert fake.robot.status().commands == 0
+    fake.do("pose", {"arr": ASIDE})
+    with RobotClient(fake.address) as other, pytest.raises(NotOwner, match="in the hands of"):
+        other.command(Command(np.array(HOME), None, other.state().time))
+
+
+def test_quaternions_are_taken_by_their_direction(fake):
+    """Guards against refusing what scripts send: interpolated component by component, in single precision."""
+    turned = [0.5, 0.0, 0.3, 0.9, 0.02, 0.0, 0.0]
+    fake.do("pose", {"arr": np.array(turned, np.float32).tolist()})
+    wait_for(lambda: fake.get("getpos") and abs(fake.robot.state().pose[4]) > 0.02, "the turn")
+
+
+def test_hold_and_resume(fake):
+    """Guards against /stopimp that the thread behind the goal undoes, and against poses after it."""
+    fake.do("pose", {"arr": FAR})
+    assert fake.do("stopimp") == "Stopped impedance"
+    status, said = fake.refused("pose", {"arr": FAR})
+    assert status == 409 and "/startimp" in said
+    assert fake.robot.status().mode == "holding"
+    assert fake.do("startimp") == "Started impedance"
+    fake.do("pose", {"arr": ASIDE})
+    wait_for(lambda: fake.get("getpos") and fake.near(ASIDE), "the arrival")
+
+
+def test_a_joint_reset_answers_when_the_arm_is_home(fake):
+    """Guards against scripts that go on while the arm still moves, and against a goal that survives the reset."""
+    fake.do("pose", {"arr": ASIDE})
+    wait_for(lambda: fake.get("getpos") and fake.near(ASIDE), "the arrival")
+    assert fake.do("jointreset") == "Reset Joint"
+    assert fake.near(HOME)
+    time.sleep(0.2)
+    assert fake.near(HOME)
+
+
+# ── the gripper ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("numbers", "closed", "open_", "close_to"),
+    [
+        (GripperNumbers("serl", "robotiq"), 255.0, 0.0, 255),
+        (GripperNumbers("serl", "hand"), 0.0, 0.08, 0),
+        (GripperNumbers("hil-serl", "robotiq"), 0.0, 1.0, 255),
+        (GripperNumbers("hil-serl", "hand"), 0.0, 1.0, 0),
+    ],
+)
+def test_the_gripper_in_each_dialect(numbers, closed, open_, close_to):
+    """Guards against a gripper that opens when it is told to close: open → close → open, by every route."""
+
+    def reports(value: float) -> bool:
+        return found.get("get_gripper")["gripper"] == pytest.approx(value, abs=1e-6)
+
+    with site(FakeDriver(clock="realtime"), gripper=numbers) as found:
+        assert reports(open_)
+        for route, body, text, value in [
+            ("close_gripper", None, "Closed", closed),
+            ("open_gripper", None, "Opened", open_),
+            ("move_gripper", {"gripper_pos": close_to}, "Moved Gripper", closed),
+            ("move_gripper", {"gripper_pos": 255 - close_to}, "Moved Gripper", open_),
+            ("close_gripper_slow", None, "Closed", closed),
+        ]:
+            assert found.do(route, body) == text
+            wait_for(lambda value=value: reports(value), route)
+        assert found.get("getstate")["gripper_pos"] == pytest.approx(closed)
+        assert found.near(HOME)
+        assert (found.do("activate_gripper"), found.do("reset_gripper")) == ("Activated", "Reset")
+
+
+def test_the_gripper_moves_on_the_way(fake):
+    """Guards against a gripper command that ends the motion."""
+    fake.do("pose", {"arr": FAR})
+    fake.do("close_gripper")
+    wait_for(lambda: fake.get("getpos") and fake.near(FAR), "the arrival")
+    wait_for(lambda: fake.get("get_gripper")["gripper"] == pytest.approx(0.0), "the closing")
+
+
+# ── parameters ───────────────────────────────────────────────────────────────────────────────────
+
+
+def test_parameters_are_updated_partially_and_outlive_the_lease(fake):
+    """Guards against a precise reset that runs with the soft parameters after a pause, and against full resets."""
+    before = fake.driver.compliance
+    fake.do("pose", {"arr": FAR})
+    body = {"rotational_stiffness": 250, "rotational_damping": 9, "translational_clip_x": 0.5}
+    assert fake.do("update_param", body) == "Updated compliance parameters"
+    wanted = replace(before, rotational_stiffness=250.0, rotational_damping=9.0, translational_clip=(0.1, 0.01, 0.01))
+    assert fake.driver.compliance == wanted
+    wait_for(lambda: fake.get("getpos") and fake.near(FAR), "the arrival")  # the goal has survived
+    wait_for(lambda: fake.driver.compliance == before, "the end of the lease")
+    fake.do("pose", {"arr": ASIDE})
+    assert fake.driver.compliance == wanted
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "words"),
+    [
+        ({"translational_stiffnes": 1.0}, 400, 'did you mean "translational_stiffness"'),
+        ({"translational_stiffness": "stiff"}, 400, "finite number"),
+        ({"translational_stiffness": 1e6}, 409, "must lie between 0 and 4000"),
+        ({"translational_damping": 0.0}, 409, "rings"),
+        ({"translational_clip_x": -1.0}, 409, "must lie between 0 and"),
+    ],
+)
+def test_parameters_that_cannot_be_meant_are_refused(calm, body, status, words):
+    """Guards against an arm that rings or presses because of a typing error."""
+    found, said = calm.refused("update_param", body)
+    assert found == status and words in said
+    assert calm.driver.compliance == Compliance()
+
+
+def test_all_parameters_can_be_set_at_once(calm):
+    """Guards against scripts whose whole parameter set is refused."""
+    assert set(to_params(Compliance())) == set(NAMES)
+    calm.do("update_param", to_params(Compliance()))
+
+
+def test_the_load_is_a_fact_of_the_robots_server(calm):
+    """Guards against a load that is taken silently and never set."""
+    body = {"mass": 0.0, "F_x_center_load": [0.0, 0.0, 0.0], "load_inertia": [0.0] * 9}
+    assert calm.do("set_load", body) == "Set Load"
+    status, said = calm.refused("set_load", {**body, "mass": 0.7})
+    assert status == 409 and "start the server again" in said
+    assert calm.refused("set_load", {"mass": 0.0})[0] == 400
+
+
+# ── errors ───────────────────────────────────────────────────────────────────────────────────────
+
+
+class Troubled:
+    """A robot whose status a test sets; counts what it is asked to do. ``at`` is the clock of the face."""
+
+    def __init__(self, status: Status) -> None:
+        self.found = status
+        self.recovered = 0
+        self.at = 0.0
+        self.metadata: Metadata | None = None
+
+    def connect(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def status(self) -> Status:
+        return self.found
+
+    def recover(self) -> None:
+        self.recovered += 1
+
+
+def troubled(**status: object) -> tuple[Troubled, Face]:
+    robot = Troubled(Status(**{"mode": "fault", "time": 0.0, **status}))
+    return robot, Face(lambda: robot, now=lambda: robot.at)
+
+
+def test_clearing_without_a_fault_does_nothing():
+    """Guards against what SERL's clients do before every pose: clear errors, whatever they are."""
+    robot, face = troubled(mode="holding")
+    for _ in range(100):
+        face.clear_error()
+    assert robot.recovered == 0
+
+
+def test_communication_faults_are_cleared_three_times_an_hour():
+    """Guards against a fault that comes back ten times a second and is cleared as often."""
+    robot, face = troubled(health=Health("communication", "communication_constraints_violation"))
+    for _ in range(3):
+        face.clear_error()
+    with pytest.raises(RobotError, match="within the hour"):
+        face.clear_error()
+    robot.at = 3599.0
+    with pytest.raises(RobotError, match="within the hour"):
+        face.clear_error()
+    assert robot.recovered == 3
+    robot.at = 3601.0
+    face.clear_error()
+    assert robot.recovered == 4
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"health": Health("reflex", "cartesian_reflex")},
+        {"health": Health("protective", "protective stop")},
+        {"mode": "user-stopped", "health": Health("user-stop", "pressed")},
+        {"mode": "stopped", "reason": "STOP"},
+        {"mode": "fault", "reason": "the driver failed"},
+    ],
+)
+def test_everything_else_needs_a_person(status, caplog):
+    """Guards against a collision that a script clears; it is said once, not ten times a second."""
+    robot, face = troubled(**status)
+    with caplog.at_level(logging.ERROR):
+        for _ in range(20):
+            with pytest.raises(RobotError, match="a person at the arm"):
+                face.clear_error()
+    assert robot.recovered == 0
+    assert len(caplog.records) == 1
+
+
+def test_no_old_goal_moves_the_arm_after_a_fault(fake):
+    """Guards against an arm that goes on to where it was going as soon as the fault is gone."""
+    fake.do("pose", {"arr": FAR})
+    fake.driver.failure = RuntimeError("broken")
+    wait_for(lambda: fake.robot.status().mode == "fault", "the fault")
+    assert fake.refused("pose", {"arr": FAR})[0] in (409, 503)
+    assert fake.refused("clearerr")[0] == 409
+
+
+# ── what cannot be meant ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("raw", "words"),
+    [
+        (b"", 'lacks "arr"'),
+        (b"{", "not JSON"),
+        (b"[1,2,3]", "JSON object"),
+        (b'{"arr": [1,2,3]}', "list of 7"),
+        (b'{"arr": [0.5,0,NaN,1,0,0,0]}', "not a number"),
+        (b'{"arr": [0.5,0,Infinity,1,0,0,0]}', "not a number"),
+        (b'{"arr": [0.5,0,1e999,1,0,0,0]}', "finite"),
+        (b'{"arr": [0.5,0,"0.3",1,0,0,0]}', "finite"),
+        (b'{"arr": [0.5,0,true,1,0,0,0]}', "finite"),
+        (b'{"arr": [0.5,0,0.3,0,0,0,0.1]}', "no orientation"),
+        (b'{"arr": "0.5,0,0.3,1,0,0,0"}', "list of 7"),
+        (b"[" * 9000, "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+    ],
+)
+def test_malformed_poses_are_refused_and_nothing_moves(calm, raw, words):
+    """Guards against an arm that goes where nobody meant it to."""
+    status, said = calm.refused("pose", raw=raw)
+    assert status == 400 and words in said
+    assert calm.robot.status().commands == 0
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    route=st.sampled_from(["pose", "move_gripper", "set_load", "update_param"]),
+    body=st.one_of(
+        st.binary(max_size=200),
+        st.recursive(
+            st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=8)
+                | st.dictionaries(st.sampled_from(["arr", "gripper_pos", "mass", *NAMES]), inner, max_size=4)
+            ),
+            max_leaves=12,
+        ).map(lambda tree: json.dumps(tree).encode()),
+    ),
+)
+def test_no_body_breaks_the_service_or_leaves_the_box(shared, route, body):
+    """Guards against a body that ends the server, raises inside it, or moves the arm out of its limits."""
+    status, _, _ = post(shared.url, route, body)
+    assert status in (200, 400, 409)
+    pose = shared.robot.state().pose[:3]
+    assert (pose >= np.array(LIMITS.box_low) - 1e-6).all() and (pose <= np.array(LIMITS.box_high) + 1e-6).all()
+
+
+@pytest.fixture(scope="module")
+def shared() -> Iterator[Site]:
+    with site(FakeDriver(clock="realtime")) as found:
+        yield found
+        assert found.get("getstate")
+
+
+@pytest.mark.parametrize(
+    ("headers", "raw", "status"),
+    [
+        ({"Origin": "http://evil.example"}, b"{}", 403),
+        ({"Content-Length": str(MAX_BODY + 1)}, b"", 413),
+        ({"Content-Length": "9" * 4000}, b"", 413),
+        ({"Content-Length": "-1"}, b"", 400),
+        ({"Transfer-Encoding": "chunked"}, b"0\r\n\r\n", 411),
+    ],
+)
+def test_requests_that_are_none_of_a_script(calm, headers, raw, status):
+    """Guards against web pages, endless bodies and bodies without an end."""
+    assert calm.refused("pose", raw=raw, **headers)[0] == status
+    assert calm.get("getpos")
+
+
+def test_unknown_routes_are_answered_with_the_nearest(calm, caplog):
+    """Guards against a misspelt route that nobody notices."""
+    with caplog.at_level(logging.WARNING):
+        status, said = calm.refused("getpose")
+    assert status == 404 and 'did you mean "getpos"' in said
+    assert "getpos" in caplog.text
+
+
+def test_getting_is_answered_with_what_to_do_instead(calm):
+    """Guards against a browser or curl without -X POST that sees nothing."""
+    parts = urlsplit(calm.url)
+    with contextlib.closing(
+        http.client.HTTPConnection(str(parts.hostname), parts.port, timeout=PATIENCE)
+    ) as connection:
+        connection.request("GET", "/getstate")
+        answer = connection.getresponse()
+        assert answer.status == 405 and "POST" in answer.read().decode()
+
+
+def test_silent_connections_do_not_keep_others_out_for_ever(fake):
+    """Guards against threads without bound: beyond the limit connections are closed, the service goes on."""
+    parts = urlsplit(fake.url)
+    with contextlib.ExitStack() as stack:
+        for _ in range(MAX_CONNECTIONS + 5):
+            stack.enter_context(socket.create_connection((parts.hostname, parts.port), timeout=PATIENCE))
+    wait_for(lambda: _answers(fake), "an answer")
+
+
+def _answers(found: Site) -> bool:
+    try:
+        return post(found.url, "getpos")[0] == 200
+    except (http.client.HTTPException, OSError):
+        return False
+
+
+def test_without_the_robots_server_requests_say_so():
+    """Guards against a face that hangs, or hides that the robot is gone."""
+    with HttpServer(Face(_nobody), HttpOptions(port=0)) as server:
+        status, _, text = post(server.url, "getstate")
+        assert status == 503 and "no robot server" in json.loads(text)["error"]
+
+
+def _nobody() -> RobotClient:
+    raise RobotError("no robot server answers")
+
+
+# ── where it serves ──────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "robot.local", ""])
+def test_only_loopback_unless_somebody_says_insecure(host):
+    """Guards against an arm that anybody on the network can move."""
+    with pytest.raises(RobotError, match="refusing to serve HTTP"):
+        HttpServer(Face(_nobody), HttpOptions(host, 0))
+
+
+def test_insecure_serves_others():
+    """Guards against a refusal that nothing lifts."""
+    with HttpServer(Face(_nobody), HttpOptions("0.0.0.0", 0, insecure=True)) as server:
+        assert server.url.startswith("http://0.0.0.0:")
+
+
+def test_a_taken_port_is_said(calm):
+    """Guards against a face that silently serves nobody."""
+    port = urlsplit(calm.url).port
+    assert port is not None
+    with pytest.raises(RobotError, match="is another server"), HttpServer(Face(_nobody), HttpOptions(port=port)):
+        pass
+
+
+# ── an environment written for SERL ──────────────────────────────────────────────────────────────
+
+
+def test_an_environment_written_for_serl_drives_the_simulated_arm_unchanged():
+    """Guards the whole face: resets, interpolated and far moves, parameters and gripper, as such scripts do them."""
+    with site(MujocoDriver("pick_cube", clock="realtime")) as found:
+        env = ScriptEnv(found.url)
+        start = np.array([0.5, 0.06, 0.2, *found.get("getpos")["pose"][3:]])
+        env.reset(start)
+        assert np.linalg.norm(env.pose[:3] - start[:3]) < 0.03
+        for _ in range(15):
+            env.step(np.array([0.0, -0.015, 0.0]), "close_gripper")
+        assert env.pose[1] < start[1] - 0.06
+        assert env.gripper < 0.1
+        env.send(start)  # 12 cm back in one command
+        wait_for(lambda: env.update() or float(np.linalg.norm(env.pose[:3] - start[:3])) < 0.01, "the return")
+        env.step(np.zeros(3), "open_gripper")
+        wait_for(lambda: env.update() or env.gripper > 0.9, "the opening")
+        euler = json.loads(env.post("getpos_euler"))["pose"][3:]
+        assert abs(abs(euler[0]) - math.pi) < 0.1
+        assert env.statuses == {200}
