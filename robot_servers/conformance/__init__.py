@@ -1,0 +1,1 @@
+"""Checks any robot server from outside, as a client: ``python -m robot_servers.conformance ADDRESS``."""

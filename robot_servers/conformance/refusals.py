@@ -1,0 +1,121 @@
+"""Checks of commands that cannot be meant: refused with the reason, and nothing moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from robot_servers import wire
+from robot_servers.conformance.bench import Bench
+from robot_servers.conformance.verdict import expect, fail
+from robot_servers.interface import Array, Command, CommandRefused, RobotState
+from robot_servers.wire import Tree
+
+MOVED = 5e-4  # m; more is a motion
+REASON = 8  # characters of a reason worth the name
+LONG = 60_000  # numbers in a pose that should have 7
+STALE = 0.1  # s past the greatest age
+FUTURE = 1.0  # s
+
+
+def not_finite(bench: Bench) -> str:
+    """NaN and infinity in each place of a command where a number may be."""
+    bench.ready()
+    count, seen = 0, ""
+    for value in (math.nan, math.inf, -math.inf):
+        for place in (0, 3, 6, "gripper", "state_time"):
+            seen = _refused(bench, lambda state, v=value, p=place: _spoilt(bench.start, state, p, v), f"{value} in {place}")
+            count += 1
+    return f"{count} commands were refused, the last with: {seen}"
+
+
+def _spoilt(pose: Array, state: RobotState, place: int | str, value: float) -> Command:
+    command = Command(pose.copy(), None, state.time)
+    if isinstance(place, str):
+        return replace(command, **{place: value})
+    command.pose[place] = value
+    return command
+
+
+def malformed(bench: Bench) -> str:
+    """Short, long, mistyped, incomplete and no quaternion: none of them is a command."""
+    bench.ready()
+    count = 0
+    with bench.owner_channel() as channel:
+        for what, spoil in _MALFORMED:
+            state = bench.robot.state()
+            tree = wire.to_tree(Command(bench.start.copy(), None, state.time))
+            _not_taken(bench, lambda tree=tree, spoil=spoil: channel.call("command", *spoil(tree)), what)
+            count += 1
+    return f"{count} malformed commands were refused"
+
+
+def _with(name: str, value: Any) -> Callable[[Tree], tuple[Tree, ...]]:
+    return lambda tree: (tree | {name: value},)
+
+
+_MALFORMED: tuple[tuple[str, Callable[[Tree], tuple[Tree, ...]]], ...] = (
+    ("no argument", lambda tree: ()),
+    ("two arguments", lambda tree: (tree, tree)),
+    ("None", lambda tree: (None,)),
+    ("a text", lambda tree: ("forward",)),
+    ("no kind", lambda tree: ({name: value for name, value in tree.items() if name != "kind"},)),
+    ("no state_time", lambda tree: ({name: value for name, value in tree.items() if name != "state_time"},)),
+    ("an unknown field", _with("speed", 1.0)),
+    ("an empty pose", _with("pose", np.zeros(0))),
+    ("a pose of 6 numbers", _with("pose", np.zeros(6))),
+    ("a pose of 8 numbers", _with("pose", np.zeros(8))),
+    (f"a pose of {LONG} numbers", _with("pose", np.zeros(LONG))),
+    ("a pose of shape (7, 1)", _with("pose", np.zeros((7, 1)))),
+    ("a pose of texts", _with("pose", ["0"] * 7)),
+    ("no quaternion", _with("pose", np.array([0.5, 0.0, 0.3, 0.0, 0.0, 0.0, 0.0]))),
+    ("a quaternion of norm 2", _with("pose", np.array([0.5, 0.0, 0.3, 2.0, 0.0, 0.0, 0.0]))),
+    ("a gripper of 1.5", _with("gripper", 1.5)),
+    ("a gripper of −0.5", _with("gripper", -0.5)),
+    ("a gripper in words", _with("gripper", "open")),
+    ("a time in words", _with("state_time", "now")),
+)
+
+
+def stale(bench: Bench) -> str:
+    """Answers to states too old, or not measured yet."""
+    bench.ready()
+    old = bench.limits.max_age + STALE
+    seen = [
+        _refused(bench, lambda state: Command(bench.start, None, state.time - old), f"answer to a state {old:.1f} s old"),
+        _refused(bench, lambda state: Command(bench.start, None, state.time + FUTURE), f"answer {FUTURE:g} s early"),
+    ]
+    return "; ".join(seen)
+
+
+def order(bench: Bench) -> str:
+    """A command that was overtaken on its way."""
+    bench.ready()
+    earlier = bench.robot.state()
+    bench.wait(2 * bench.cycle)
+    bench.send(bench.start)
+    return _refused(bench, lambda _: Command(bench.start, None, earlier.time), "command that a newer one has overtaken")
+
+
+def _refused(bench: Bench, make: Callable[[RobotState], Command], what: str) -> str:
+    return _not_taken(bench, lambda: bench.robot.command(make(bench.robot.state())), what)
+
+
+def _not_taken(bench: Bench, call: Callable[[], Any], what: str) -> str:
+    """The reason of the refusal; nothing has moved because of it."""
+    before = bench.robot.state().pose
+    try:
+        call()
+    except CommandRefused as refusal:
+        reason = str(refusal)
+    else:
+        fail(f"{what}: accepted", "refuse it before anything is done with it, and say why")
+    expect(len(reason) >= REASON, f'{what}: refused with "{reason}"', "say what is wrong and what to do")
+    bench.wait(2 * bench.cycle)
+    moved = float(np.linalg.norm(bench.robot.state().pose[:3] - before[:3]))
+    expect(moved < MOVED, f"{what}: refused, but the arm moved {moved * 1e3:.1f} mm", "refuse before anything moves")
+    return reason
