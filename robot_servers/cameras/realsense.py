@@ -115,11 +115,11 @@ def load() -> Any:
     except ImportError as error:
         if "libusb" not in str(error):
             raise RobotError(f"pyrealsense2 cannot be loaded: {error}") from error
-    _load_usb()
+    load_usb()
     return importlib.import_module("pyrealsense2")
 
 
-def _load_usb() -> None:
+def load_usb() -> None:
     """The libusb that comes as a Python package, for computers whose system has none. Raises `RobotError`."""
     try:
         path = importlib.import_module("libusb_package").get_library_path()
