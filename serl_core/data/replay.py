@@ -9,68 +9,17 @@ several actors may interleave: neighbours are found by ``next``, never by adjace
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import numpy as np
 import numpy.typing as npt
 
-from serl_core.types import EpisodeStart, Obs, Record, Source, Step
+from serl_core.data.index_set import NONE, IndexSet, Slots
+from serl_core.data.invariants import Invariants, Running
+from serl_core.types import EpisodeStart, Obs, Record, Step
 
-Slots = npt.NDArray[np.int64]
 Partition = Literal["online", "demos"]
 Batches = dict[str, Any]
-NONE = -1  # no slot
-
-
-@final
-class IndexSet:
-    """A set of slots with constant-time add, remove and uniform sampling."""
-
-    def __init__(self, capacity: int) -> None:
-        self._items = np.zeros(capacity, np.int64)
-        self._place = np.full(capacity, NONE, np.int64)
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __contains__(self, slot: int) -> bool:
-        return bool(self._place[slot] != NONE)
-
-    def add(self, slot: int) -> None:
-        """Add a slot that is not in the set."""
-        self._items[self._size], self._place[slot] = slot, self._size
-        self._size += 1
-
-    def discard(self, slot: int) -> None:
-        """Remove a slot if it is there: the last one takes its place."""
-        place = self._place[slot]
-        if place == NONE:
-            return
-        self._size -= 1
-        last = self._items[self._size]
-        self._items[place], self._place[last] = last, place
-        self._place[slot] = NONE
-
-    def items(self) -> Slots:
-        """All slots (size,), in no order."""
-        return self._items[: self._size].copy()
-
-    def sample(self, rng: np.random.Generator, shape: tuple[int, ...]) -> Slots:
-        """Uniform slots with replacement."""
-        return self._items[rng.integers(self._size, size=shape)]
-
-
-@dataclass
-class _Episode:
-    """Where the episode of one actor stands: its newest frame, and the next step expected."""
-
-    number: int
-    source: Source
-    slot: int
-    step: int = 0
-    done: bool = False
 
 
 @final
@@ -96,8 +45,7 @@ class Replay:
         if capacity < 2 or n_step < 1 or not 0 <= discount <= 1:
             raise ValueError(f"replay: capacity {capacity} ≥ 2, n_step {n_step} ≥ 1, 0 ≤ discount {discount} ≤ 1")
         self._capacity, self._discount, self._n_step = capacity, discount, n_step
-        self._action_dim = action_dim
-        self._layout = {name: (x.shape, x.dtype) for name, x in example_obs.items()}
+        self._invariants = Invariants(example_obs, action_dim)
         self._encode = encode or dict
         stored = self._encode(example_obs)
         self._obs = {name: np.zeros((capacity, *x.shape), x.dtype) for name, x in stored.items()}
@@ -112,7 +60,7 @@ class Replay:
         self._kept_count = 0
         self._head = 0
         self._sets: dict[Partition, IndexSet] = {"online": IndexSet(capacity), "demos": IndexSet(capacity)}
-        self._episodes: dict[str, _Episode] = {}
+        self._episodes: dict[str, Running] = {}
 
     def size(self, partition: Partition) -> int:
         """How many transitions a partition holds now."""
@@ -124,11 +72,11 @@ class Replay:
         Raises ValueError naming the fault; the replay is then as it was before.
         """
         if isinstance(record, EpisodeStart):
-            self._check_start(record)
+            self._invariants.check_start(record, self._episodes.get(record.actor))
             slot = self._store_frame(record.obs)
-            self._episodes[record.actor] = _Episode(record.episode, record.source, slot)
+            self._episodes[record.actor] = Running(record.episode, record.source, slot)
             return False
-        episode = self._check_step(record)
+        episode = self._invariants.check_step(record, self._episodes.get(record.actor))
         if record.aborted:  # its action was not executed: nothing follows from it
             episode.done = True
             return False
@@ -196,7 +144,7 @@ class Replay:
             last = self._next[current]
         return reward, penalty, np.where(self._terminated[current], np.float32(0), power), last
 
-    def _insert_step(self, step: Step, episode: _Episode) -> bool:
+    def _insert_step(self, step: Step, episode: Running) -> bool:
         slot = self._store_frame(step.next_obs)
         before = episode.slot
         episode.slot, episode.step = slot, episode.step + 1
@@ -248,45 +196,3 @@ class Replay:
         if self._next[slot] != NONE:
             self._previous[self._next[slot]] = NONE
         self._next[slot] = NONE
-
-    def _check_start(self, start: EpisodeStart) -> None:
-        where = f"start of episode {start.episode} of {start.actor}"
-        self._check_obs(start.obs, where)
-        if start.source not in ("demo", "online"):
-            raise ValueError(f'{where}: source {start.source!r} is neither "demo" nor "online"')
-        known = self._episodes.get(start.actor)
-        if known is not None and start.episode <= known.number:
-            raise ValueError(f"{where}: episode {known.number} came before; numbers must count up")
-
-    def _check_step(self, step: Step) -> _Episode:
-        where = f"step {step.step} of episode {step.episode} of {step.actor}"
-        episode = self._episodes.get(step.actor)
-        if episode is None or episode.number != step.episode:
-            raise ValueError(f"{where}: no start of this episode came before it")
-        if episode.done:
-            raise ValueError(f"{where}: the episode has already ended")
-        if step.step != episode.step:
-            raise ValueError(f"{where}: step {episode.step} must come next")
-        self._check_obs(step.next_obs, where)
-        self._check_action(step.action, where)
-        if not (np.isfinite(step.reward) and np.isfinite(step.grasp_penalty) and step.grasp_penalty <= 0):
-            raise ValueError(f"{where}: reward {step.reward} must be finite, grasp_penalty {step.grasp_penalty} ≤ 0")
-        if step.who not in ("policy", "operator"):
-            raise ValueError(f'{where}: who {step.who!r} is neither "policy" nor "operator"')
-        return episode
-
-    def _check_obs(self, obs: Obs, where: str) -> None:
-        if set(obs) != set(self._layout):
-            raise ValueError(f"{where}: observation has {sorted(obs)} instead of {sorted(self._layout)}")
-        for name, (shape, dtype) in self._layout.items():
-            if obs[name].shape != shape or obs[name].dtype != dtype:
-                found = f"{obs[name].dtype}{obs[name].shape}"
-                raise ValueError(f'{where}: "{name}" is {found} instead of {dtype}{shape}')
-            if dtype.kind == "f" and not np.isfinite(obs[name]).all():
-                raise ValueError(f'{where}: "{name}" is not finite')
-
-    def _check_action(self, action: npt.NDArray[np.float32], where: str) -> None:
-        if action.shape != (self._action_dim,) or action.dtype != np.float32:
-            raise ValueError(f"{where}: action is {action.dtype}{action.shape}, not float32({self._action_dim},)")
-        if not (np.abs(action) <= 1 + 1e-6).all():
-            raise ValueError(f"{where}: action {action} is not finite or leaves [-1, 1]")

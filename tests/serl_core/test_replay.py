@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serl_core.data.replay import IndexSet, Replay
+from serl_core.data.index_set import IndexSet
+from serl_core.data.replay import Replay
 from serl_core.types import EpisodeStart, Source, Step, Who
 
 DISCOUNT = 0.9
