@@ -27,6 +27,7 @@ class Rig:
         self.sizes: Mapping[str, tuple[int, int]] = {view.name: view.size for view in views}
         if len(self.sizes) < len(views):
             raise RobotError("two cameras have the same name; give each its own")
+        self.devices = devices
         self._feeds = tuple(Feed(device, now, wait) for device in devices)
         self._now = now
         self._first = first
