@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from robot_servers.drivers.fake import JOINTS, LIMITS
-from robot_servers.interface import Array, Limits, RobotState
+from robot_servers.interface import Array, Driver, Limits, RobotState
 from robot_servers.safety import Guard
 
 CENTRE = np.array([0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
@@ -33,3 +33,20 @@ def settle(guard: Guard, pose: Array, cycles: int = 100) -> Array:
         target = guard.target(state_at(pose), 0.0)
     assert target is not None
     return target[0]
+
+
+class TargetsSeen(list[tuple[Array, RobotState]]):
+    """Every target that reached a driver, with the state it was tracked from."""
+
+
+def recorded(driver: Driver) -> TargetsSeen:
+    """Keep every target that the driver is told to track from now on."""
+    seen = TargetsSeen()
+    track = driver.track
+
+    def record(pose: Array, gripper: float | None) -> None:
+        seen.append((pose.copy(), driver.state()))
+        track(pose, gripper)
+
+    driver.track = record  # type: ignore[method-assign]
+    return seen

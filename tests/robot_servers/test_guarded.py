@@ -10,14 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from guard_parts import recorded
 
 from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver, image_count
-from robot_servers.geometry import quat_angle
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import (
-    Array,
     AskPerson,
     Command,
     CommandRefused,
@@ -27,29 +24,12 @@ from robot_servers.interface import (
     PlaceObjects,
     ResetStep,
     RobotError,
-    RobotState,
     SetCompliance,
     SetGripper,
 )
 from robot_servers.safety import SOFT_PACE, SOFT_START
 
 DOWN = (1.0, 0.0, 0.0, 0.0)
-
-
-class TargetsSeen(list[tuple[Array, RobotState]]):
-    """Every target that reached a driver, with the state it was tracked from."""
-
-
-def recorded(driver: FakeDriver) -> TargetsSeen:
-    seen = TargetsSeen()
-    track = driver.track
-
-    def record(pose: Array, gripper: float | None) -> None:
-        seen.append((pose.copy(), driver.state()))
-        track(pose, gripper)
-
-    driver.track = record  # type: ignore[method-assign]
-    return seen
 
 
 @pytest.fixture
@@ -128,45 +108,6 @@ def test_silence_leads_to_a_hold_in_simulated_time(robot: GuardedRobot) -> None:
     assert robot.state().pose == pytest.approx(held, abs=1e-3)
     go(robot)
     assert robot.status().mode == "moving"
-
-
-@settings(max_examples=60, deadline=None)
-@given(st.integers(0, 2**32 - 1))
-def test_no_sequence_of_calls_moves_a_target_out_of_the_limits(seed: int) -> None:
-    """Guards against holes between commands, holds, resets and the watchdog: every target the driver saw is checked."""
-    rng = np.random.default_rng(seed)
-    driver = FakeDriver()
-    seen = recorded(driver)
-    robot = GuardedRobot(driver)
-    robot.connect()
-    for _ in range(30):
-        random_call(rng, robot)
-        robot.advance(float(rng.choice([0.0, 0.01, 0.05, 0.4])))
-    for target, state in seen:
-        assert (target[:3] >= np.array(LIMITS.box_low) - 1e-9).all()
-        assert (target[:3] <= np.array(LIMITS.box_high) + 1e-9).all()
-        assert quat_angle(target[3:], np.array(LIMITS.orientation)) <= LIMITS.tilt + 1e-6
-        assert np.linalg.norm(target[:3] - state.pose[:3]) <= LIMITS.step + 1e-6
-    robot.close()
-
-
-def random_call(rng: np.random.Generator, robot: GuardedRobot) -> None:
-    state = robot.state()
-    pose = state.pose + rng.normal(size=7) * rng.choice([0.01, 0.3, 10.0])
-    if rng.uniform() < 0.9:
-        pose[3:] /= np.linalg.norm(pose[3:])
-    if rng.uniform() < 0.1:
-        pose[rng.integers(7)] = rng.choice([np.nan, np.inf, 1e300])
-    plan = (MoveTo(tuple(pose.tolist()), speed=rng.uniform(0.0, 0.6)), SetGripper(rng.uniform(-0.1, 1.1)))
-    calls: list[Callable[[], Any]] = [
-        lambda: robot.command(Command(pose, rng.uniform(-0.1, 1.1), state.time - rng.choice([0.0, 0.0, 1.0]))),
-        lambda: robot.reset(plan),
-        lambda: robot.hold("a test"),
-    ]
-    try:
-        calls[rng.choice(3, p=[0.8, 0.1, 0.1])]()
-    except CommandRefused as error:
-        assert str(error)
 
 
 # ── resets ──

@@ -26,17 +26,17 @@ def goal_in(rng: np.random.Generator) -> np.ndarray:
     return np.concatenate([position, quat_mul(rotvec_to_quat(turn), np.array(LIMITS.orientation))])
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1))
 def test_no_sequence_of_targets_makes_the_set_point_too_fast_or_leave_the_limits(seed: int) -> None:
-    """Guards against speed, acceleration, box or tilt exceeded by any of 12 000 changes of the target."""
+    """Guards against speed, acceleration, box or tilt exceeded by any of 10 000 changes of the target."""
     rng = np.random.default_rng(seed)
     slew = Slew(DT)
     slew.stay(goal_in(rng))
     assert slew.pose is not None
     before, velocity = slew.pose, np.zeros(3)
     for _ in range(100):
-        goal, cycles = goal_in(rng), int(rng.integers(1, 30))
+        goal, cycles = goal_in(rng), int(rng.integers(1, 10))
         for _ in range(cycles):
             after = slew.advance(goal, before, LIMITS, PACE)
             moved = (after[:3] - before[:3]) / DT
@@ -97,6 +97,9 @@ def test_outside_of_the_box_it_only_comes_nearer() -> None:
     slew.stay(at)
     for _ in range(200):
         after = slew.advance(CENTRE, at, limits, PACE)
-        assert after[0] <= max(at[0], LIMITS.box_high[0]) and np.linalg.norm(after[:3] - at[:3]) <= LIMITS.speed * DT + 1e-9
+        assert (
+            after[0] <= max(at[0], LIMITS.box_high[0])
+            and np.linalg.norm(after[:3] - at[:3]) <= LIMITS.speed * DT + 1e-9
+        )
         at = after
     assert np.array_equal(at, CENTRE)
