@@ -25,6 +25,7 @@ from serl_core.transport import LinkError
 COMMANDS = {
     "demo": "serl_core.demo",
     "server": "serl_core.serve",
+    "teach": "serl_core.teach",
     "record": "serl_core.record",
     "learner": "serl_core.learner",
     "actor": "serl_core.actor",
@@ -33,6 +34,7 @@ COMMANDS = {
 EXPLANATIONS = {
     "demo": "the whole loop on a simulated arm: record, train with interventions, evaluate",
     "server": "serve a robot, real or simulated, behind its safety guard",
+    "teach": "show a task at the arm and get its task file",
     "record": "record demonstrations",
     "learner": "learn from demonstrations and from what actors send",
     "actor": "drive the robot with the newest policy and stream what happens",

@@ -64,6 +64,13 @@ TABLE: dict[str, set[str]] = {
     "serl_core.teleop": {*PLAIN, "serl_core.envs"},
     "serl_core.envs": {*PLAIN, "serl_core.teleop"},
     "serl_core.session": {*PLAIN, "robot_servers.client", "serl_core.envs", "serl_core.teleop"},
+    "serl_core.jog": PLAIN,
+    "serl_core.taskfile": {"robot_servers.interface", "robot_servers.geometry", "serl_core.config"},
+    "serl_core.teacher": {*PLAIN, "robot_servers.limits", CAMERAS, "serl_core.jog", "serl_core.taskfile"},
+    "serl_core.teach": {
+        *("robot_servers.interface", "robot_servers.client", "robot_servers.keys", "serl_core.config"),
+        *("serl_core.tasks", "serl_core.taskfile", "serl_core.teacher"),
+    },
     "serl_core.rollout": {"serl_core.types"},
     "serl_core.summary": {"serl_core.types"},
     "serl_core.progress": set(),
@@ -137,7 +144,8 @@ def test_nothing_imports_examples():
 
 
 @pytest.mark.parametrize(
-    "package", ["robot_servers", "serl_core.envs", "serl_core.teleop", "serl_core.session", "serl_core.demo"]
+    "package",
+    ["robot_servers", "serl_core.envs", "serl_core.teleop", "serl_core.session", "serl_core.teach", "serl_core.demo"],
 )
 def test_importable_without_jax(package):
     """The robot's computer and the actor's wrappers must not wait for jax, nor need it."""
