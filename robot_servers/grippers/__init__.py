@@ -1,0 +1,1 @@
+"""One file per gripper; each satisfies `interface.Gripper`."""
