@@ -67,10 +67,10 @@ def robot_calls(
         "command": Call((Command,), robot.command, "owner"),
         "reset": Call((tuple[ResetStep, ...],), robot.reset, "owner"),
         "confirm": Call((), robot.confirm, "owner"),
-        "guide": Call((bool,), lambda on: robot.guide(on), "owner"),
+        "guide": Call((bool,), robot.guide, "owner"),
         "hold": Call((str,), lambda reason: robot.hold(reason[:MAX_REASON])),
         "stop": Call((str,), lambda reason: robot.stop(reason[:MAX_REASON])),
-        "recover": Call((), lambda: robot.recover()),
+        "recover": Call((), robot.recover),
         "status": Call((), partial(_status, robot, lease)),
         "statistics": Call((), counts.statistics),
         "time": Call((), time.monotonic),
@@ -156,7 +156,7 @@ class Server:
             gate = Gatekeeper(context, self._keys)
             stack.callback(gate.close)
             gate.open()
-            stop = StopService(context, beside(self.address, STOP_PORT), lambda reason: self._robot.stop(reason), self._keys)
+            stop = StopService(context, beside(self.address, STOP_PORT), self._robot.stop, self._keys)
             states = StatePublisher(context, beside(self.address, STATE_PORT), self._robot.state, clock, self._keys)
             for service in (stop, states):
                 stack.callback(service.close)

@@ -217,7 +217,7 @@ def test_compliance_ends_with_its_owner(robot: GuardedRobot, driver: FakeDriver)
     with serving(robot) as address:
         with RobotClient(address) as first:
             first.reset((SetCompliance(SOFT),))
-            first.advance(0.1)
+            first.advance(1.5)  # past the soft start
             assert driver.compliance == SOFT
         with RobotClient(address) as second:
             second.advance(0.1)
