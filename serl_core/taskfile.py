@@ -123,7 +123,7 @@ START = {start}
 def source(lesson: Lesson, own: Limits) -> str:
     """The text of the task file. Raises `ConfigError` if the taught poses span too little."""
     limits = workspace(lesson, own)
-    parts = [HEAD.format(about=lesson.about, robot=lesson.robot, start=lesson.start.pose)]
+    parts = [HEAD.format(about=_words(lesson.about), robot=_words(lesson.robot), start=lesson.start.pose)]
     if lesson.grasp:
         parts.append(f"GRASP = {lesson.grasp.pose}  # gripper {lesson.grasp.gripper}\n")
     parts.append(f"TARGET = {lesson.target.pose}  # gripper {lesson.target.gripper}\n")
@@ -133,15 +133,24 @@ def source(lesson: Lesson, own: Limits) -> str:
     return "".join(parts)
 
 
+def _words(text: str) -> str:
+    """One line that cannot end the docstring it goes into: the file will be run."""
+    return " ".join(text.split()).replace("\\", "/").replace('"', "'")
+
+
+def _string(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
 def _cameras(cameras: Mapping[str, str]) -> str:
-    lines = "".join(f"    {json.dumps(text)},\n" for text in cameras.values())
+    lines = "".join(f"    {_string(text)},\n" for text in cameras.values())
     return f"# What the server is started with: --cameras, then these\nCAMERAS = (\n{lines})\n"
 
 
 def _task(lesson: Lesson, limits: Limits) -> str:
     values: dict[str, str] = {
-        "name": json.dumps(lesson.name),
-        "scene": json.dumps(lesson.scene),
+        "name": _string(lesson.name),
+        "scene": _string(lesson.scene),
         "max_steps": str(math.ceil(lesson.seconds * CONTROL_HZ)),
         "start": f"StartPose(START, noise={start_noise(np.array(lesson.start.pose), limits)})",
         "limits": _limits(limits),
@@ -156,7 +165,7 @@ def _task(lesson: Lesson, limits: Limits) -> str:
 
 
 def _names(names: tuple[str, ...]) -> str:
-    return repr(names).replace("'", '"')
+    return f"({', '.join(map(_string, names))}{',' * (len(names) == 1)})"
 
 
 def _limits(limits: Limits) -> str:

@@ -15,6 +15,7 @@ import tyro
 
 from robot_servers.client import RobotClient
 from robot_servers.interface import Robot, RobotError
+from robot_servers.keys import load_client_keys
 from serl_core.config import ConfigError, Task
 from serl_core.taskfile import Notebook, source, workspace
 from serl_core.tasks import load_task
@@ -29,6 +30,7 @@ class Config:
 
     task: Annotated[str, tyro.conf.Positional]  # its name, for tasks/NAME.py, or the path of the file to write
     robot: str = "tcp://127.0.0.1:5555"  # address of the robot server
+    keys: Path | None = None  # folder of this machine's keys, for a robot on another one; see serl keys
     jog: bool = False  # move the arm by typed steps only; it never goes limp
     resume: bool = False  # go on where an earlier call was stopped
     force: bool = False  # begin anew, and replace a task file that exists
@@ -38,7 +40,8 @@ def main(config: Config, ask: Ask = input, say: Say = print) -> int:
     """Teach one task. What was answered is kept when it is stopped."""
     path = task_path(config.task)
     notebook = open_notebook(path, resume=config.resume, force=config.force)
-    with RobotClient(config.robot) as robot:
+    keys = load_client_keys(config.keys) if config.keys else None
+    with RobotClient(config.robot, keys=keys) as robot:
         try:
             teach(robot, path, notebook, ask, say, by_hand=not config.jog, force=config.force)
         except (KeyboardInterrupt, EOFError):

@@ -47,7 +47,7 @@ class Teacher:
         known = len(self._notebook.answers)
         if known:
             self._say(f"{known} answers are known from before")
-        about = self._text("about", "What is to be done, in one sentence? ")
+        about = self._text("about", "What is to be done, in one sentence? ", _not_empty)
         gripper = self._yes("gripper", "Does the policy open and close the gripper? [y/n] ")
         self._say("Every pose: Enter takes it, ? says how to move the arm.")
         start = self._pose("start", "Start pose, with the gripper as episodes begin: ")
@@ -267,6 +267,12 @@ def where(state: RobotState) -> str:
     x, y, z = (state.pose[:3] * 1000.0).tolist()
     push = float(np.linalg.norm(state.force))
     return f"x {x:.1f}  y {y:.1f}  z {z:.1f} mm, gripper {state.gripper:.2f}, {push:.0f} N"
+
+
+def _not_empty(text: str) -> str:
+    if not text:
+        raise ConfigError("a few words will do")
+    return text
 
 
 def _clock(robot: Robot) -> Clock:

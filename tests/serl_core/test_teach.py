@@ -144,7 +144,15 @@ def test_poses_and_corners_that_cannot_be_are_asked_for_again(fake, tmp_path):
     hands = Hands(driver, robot)
     person = Person(
         [
-            *("Plug.", "n", "", hands.to(0.5, 0.0, 0.01), hands.to(0.5, 0.0, 0.3, tilt=1.4), hands.to(0.5, 0.0, 0.3)),
+            *(
+                "",
+                "Plug.",
+                "n",
+                "",
+                hands.to(0.5, 0.0, 0.01),
+                hands.to(0.5, 0.0, 0.3, tilt=1.4),
+                hands.to(0.5, 0.0, 0.3),
+            ),
             *("skip", hands.to(0.5, 0.0, 0.3), hands.to(0.4, -0.1, 0.3), "done", hands.to(0.6, 0.1, 0.301), "done"),
             *(hands.to(0.7, 0.1, 0.4), "undo", hands.to(0.6, 0.1, 0.2), "done", "", "n"),
         ]
@@ -231,7 +239,7 @@ def test_a_file_that_is_no_notebook_is_said_to_be(tmp_path):
 
 
 def lesson(*positions: tuple[float, float, float], tilt: float = 0.0) -> Lesson:
-    shown = [Taught((*position, *HOME[3:]), 1.0) for position in positions]
+    shown = [Taught((*position, *HOME[3:].tolist()), 1.0) for position in positions]
     tilted = quat_mul(HOME[3:], rotvec_to_quat(np.array([tilt, 0.0, 0.0])))
     target = Taught((*positions[0], *tilted.tolist()), 1.0)
     return Lesson("plug", "Plug.", "fake", "", shown[0], target, tuple(shown[1:]))
@@ -247,6 +255,16 @@ def test_the_workspace_never_reaches_beyond_the_robot():
             assert tightened(limits, found) == found
             text = source(lesson((0.26, -0.39, 0.025), (0.74, 0.39, 0.599), tilt=tilt), limits)
             assert ("step_translation=0.0057" in text) is (limits is tight)
+
+
+def test_no_answer_becomes_code(tmp_path):
+    """Guards the machine that runs a task file: what a person typed, or a server called itself, stays a text."""
+    sly = """'\\" + 1/0 # \"\"\"\n1/0\n\"\"\" """
+    shown = lesson((0.4, -0.1, 0.2), (0.6, 0.1, 0.4))
+    shown = replace(shown, about=sly, robot=sly, scene=sly, cameras={"ä": f"{sly}=1"})
+    (path := tmp_path / "plug.py").write_text(source(shown, FakeDriver().limits))
+    task = load_task(str(path))
+    assert (task.scene, task.cameras) == (sly, ("ä",))
 
 
 def test_the_picture_is_what_the_camera_saw(tmp_path):
