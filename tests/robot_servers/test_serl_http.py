@@ -1,0 +1,408 @@
+"""The driver for a lab's own SERL server: against a plain one, which checks nothing, and against our own face."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from http_site import PATIENCE, site, wait_for
+from hypothesis import given
+from hypothesis import strategies as st
+from serl_peer import Peer
+
+from robot_servers.drivers.fake import FakeDriver
+from robot_servers.drivers.serl_http import SerlHttpDriver
+from robot_servers.drivers.serl_http_link import Errand, Errands, HttpLink
+from robot_servers.drivers.serl_http_state import SETTLED, SHAPES, GripWatch, read_state
+from robot_servers.guarded import GuardedRobot
+from robot_servers.interface import (
+    Command,
+    CommandRefused,
+    Compliance,
+    Driver,
+    JointReset,
+    MoveTo,
+    RobotError,
+    RobotState,
+    SetCompliance,
+    SetGripper,
+)
+from robot_servers.scenes import load_scene
+from robot_servers.serl_dialect import GripperNumbers, to_params
+
+SCENE = load_scene("pick_cube")
+LIMITS = SCENE.limits
+PRECISE = Compliance(translational_clip=(0.03, 0.02, 0.01), rotational_stiffness=250.0, rotational_damping=9.0)
+
+
+def driver(url: str, **options: object) -> SerlHttpDriver:
+    return SerlHttpDriver(url, LIMITS, home_q=SCENE.home_q, **options)
+
+
+@pytest.fixture
+def peer() -> Iterator[Peer]:
+    with contextlib.closing(Peer()) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def guarded(arm: Driver) -> Iterator[GuardedRobot]:
+    robot = GuardedRobot(arm)
+    robot.connect()
+    with contextlib.closing(robot):
+        yield robot
+
+
+def ask(robot: GuardedRobot, pose: np.ndarray) -> None:
+    """Command a pose as an actor would."""
+    with contextlib.suppress(CommandRefused):  # e.g. stale, on a loaded machine
+        robot.command(Command(pose, None, robot.state().time))
+
+
+def go(robot: GuardedRobot, pose: np.ndarray) -> None:
+    """Command a pose until the arm is there."""
+
+    def there() -> bool:
+        ask(robot, pose)
+        return float(np.linalg.norm(robot.state().pose[:3] - pose[:3])) < 0.006
+
+    wait_for(there, "the arrival")
+
+
+def reset(robot: GuardedRobot, *plan: object) -> None:
+    robot.reset(plan)
+    wait_for(lambda: robot.status().mode != "resetting", "the end of the reset")
+    assert robot.status().mode == "idle", robot.status().reason
+
+
+# ── the round trip ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_function_reaches_the_arm_and_comes_back(peer):
+    """Guards the whole driver: pose, gripper, parameters, joint reset and state, through the guard."""
+    with guarded(driver(peer.url)) as robot:
+        assert robot.metadata.limits_enforced == "client"
+        assert peer.calls[:3] == ["stopimp", "clearerr", "startimp"]
+        goal = robot.state().pose + np.array([0.03, 0.05, -0.04, 0.0, 0.0, 0.0, 0.0])
+        go(robot, goal)
+        assert peer.arm.state().pose[:3] == pytest.approx(goal[:3], abs=0.01)
+        reset(robot, SetGripper(0.0))
+        assert robot.state().gripper == pytest.approx(0.0, abs=0.05)
+        reset(robot, SetGripper(0.5))
+        assert robot.state().gripper == pytest.approx(0.5, abs=0.05)
+        reset(robot, SetGripper(1.0), SetCompliance(PRECISE), JointReset())
+        wait_for(lambda: peer.params == to_params(PRECISE), "the parameters")
+        assert robot.state().q == pytest.approx(SCENE.home_q, abs=0.05)
+        assert {"close_gripper", "move_gripper", "open_gripper", "update_param", "jointreset"} <= set(peer.calls)
+        reset(robot, MoveTo((*goal[:3].tolist(), *SCENE.limits.orientation)))
+        assert robot.state().pose[:3] == pytest.approx(goal[:3], abs=0.01)
+
+
+def test_poses_are_sent_only_when_the_target_is_a_new_one(peer):
+    """Guards the lab's controller, whose integral starts anew with each pose, against fifty of them a second."""
+    with guarded(driver(peer.url)) as robot:
+        go(robot, robot.state().pose + np.array([0.0, 0.0, 0.03, 0.0, 0.0, 0.0, 0.0]))
+        robot.hold("enough")
+        cycles = robot.status().cycles
+        wait_for(lambda: robot.status().cycles > cycles + 10, "some cycles")
+        before = len(peer.poses)
+        wait_for(lambda: robot.status().cycles > cycles + 40, "more cycles")
+        assert len(peer.poses) == before
+
+
+def test_targets_never_jump_whatever_is_asked_for(peer):
+    """Guards an unguarded arm: what is posted goes on at the limits' speed, inside the box."""
+    with guarded(driver(peer.url)) as robot:
+        for corner in (LIMITS.box_high, (*LIMITS.box_low[:2], 0.3)):
+            far, sent = np.array([*(1.5 * np.array(corner)), *robot.state().pose[3:]]), len(peer.poses)
+            wait_for(lambda far=far, sent=sent: ask(robot, far) or len(peer.poses) > sent + 50, "some poses")
+    poses = np.array(peer.poses)[:, :3]
+    assert (poses >= np.array(LIMITS.box_low) - 1e-6).all() and (poses <= np.array(LIMITS.box_high) + 1e-6).all()
+    assert np.linalg.norm(np.diff(poses, axis=0), axis=1).max() < 1.5 * LIMITS.speed / 50.0
+
+
+def test_guiding_is_zero_stiffness_and_ends_where_the_arm_is(peer):
+    """Guards against an arm that springs back to where the guiding began."""
+    with guarded(driver(peer.url)) as robot:
+        robot.guide(True)
+        wait_for(lambda: peer.params.get("translational_stiffness") == 0.0, "zero stiffness")
+        robot.guide(False)
+        wait_for(lambda: (peer.params.get("translational_stiffness") or 0.0) >= 2000.0, "the stiffness of before")
+        assert peer.poses[-1] == pytest.approx(peer.arm.state().pose.tolist(), abs=0.01)
+
+
+def test_stop_ends_the_controller_and_recover_starts_it_again(peer):
+    """Guards against a STOP that only stops sending, and against an arm that stays dead after it."""
+    with guarded(driver(peer.url)) as robot:
+        robot.stop("test")
+        assert peer.calls[-1] == "stopimp"
+        sent = len(peer.poses)
+        with pytest.raises(CommandRefused, match="recover"):
+            robot.command(Command(robot.state().pose, None, robot.state().time))
+        assert len(peer.poses) == sent
+        robot.recover()
+        go(robot, robot.state().pose + np.array([0.0, 0.0, 0.03, 0.0, 0.0, 0.0, 0.0]))
+    assert peer.calls[-1] == "stopimp"  # nobody leads the arm any more
+
+
+def test_a_joint_reset_that_is_broken_off_needs_a_person(peer):
+    """Guards against a server that drives the joints on while the guard believes that the arm holds."""
+    with guarded(driver(peer.url)) as robot:
+        peer.slow = 1.5
+        robot.reset((JointReset(),))
+        wait_for(lambda: "jointreset" in peer.calls, "the joint reset")
+        robot.hold("no")
+        wait_for(lambda: robot.status().mode == "fault", "the fault")
+        assert "broken off" in robot.status().reason
+        with pytest.raises(RobotError, match="wait until it rests"):
+            robot.recover()
+        sent = len(peer.poses)
+        wait_for(lambda: _recovers(robot), "the recovery")
+        assert len(peer.poses) <= sent + 1
+        go(robot, robot.state().pose + np.array([0.0, 0.0, 0.03, 0.0, 0.0, 0.0, 0.0]))
+
+
+def _recovers(robot: GuardedRobot) -> bool:
+    try:
+        robot.recover()
+    except RobotError:
+        return False
+    return True
+
+
+def test_our_own_face_is_a_serl_server_too():
+    """Guards both ends of the routes against each other."""
+    with site(FakeDriver(clock="realtime")) as found:
+        limits = found.driver.limits
+        with guarded(SerlHttpDriver(found.url, limits)) as robot:
+            go(robot, np.array([0.5, 0.1, 0.3, 1.0, 0.0, 0.0, 0.0]))
+            assert found.near([0.5, 0.1, 0.3], 0.01)
+            reset(robot, SetGripper(0.0), JointReset())
+            assert found.near(found.driver.home_pose)
+            assert found.robot.state().gripper == pytest.approx(0.0, abs=0.01)
+
+
+# ── trouble ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def faulty(robot: GuardedRobot) -> str:
+    wait_for(lambda: robot.status().mode == "fault", "the fault")
+    return robot.status().reason
+
+
+def test_a_server_that_dies_is_a_fault(peer):
+    """Guards against an arm that is believed to hold, and against a server that hangs with the lab's."""
+    with guarded(driver(peer.url)) as robot:
+        peer.close()
+        assert "is SERL's server running there?" in faulty(robot)
+        with pytest.raises(CommandRefused):
+            robot.command(Command(robot.state().pose, None, robot.state().time))
+
+
+def test_a_server_that_hangs_is_a_fault(peer):
+    """Guards against a control cycle that waits for ever."""
+    with guarded(driver(peer.url, quick=0.3)) as robot:
+        peer.running.clear()
+        assert re.search("does not answer /(getstate|pose) within 0.3 s", faulty(robot))
+        peer.running.set()
+
+
+def test_a_state_that_is_not_finite_is_a_fault(peer):
+    """Guards against a force of NaN, which is below every limit."""
+    with guarded(driver(peer.url)) as robot:
+        peer.broken = True
+        assert "force is not finite" in faulty(robot)
+        assert peer.calls[-1] == "stopimp"
+
+
+def test_a_state_that_stands_still_while_the_arm_should_move_is_a_fault(peer):
+    """Guards against a server that has lost its arm and repeats the last thing it heard of it."""
+    with guarded(driver(peer.url)) as robot:
+        peer.frozen = True
+        goal = robot.state().pose + np.array([0.0, 0.0, 0.05, 0.0, 0.0, 0.0, 0.0])
+
+        def fault() -> bool:
+            ask(robot, goal)
+            return robot.status().mode == "fault"
+
+        wait_for(fault, "the fault")
+        assert "stood still" in robot.status().reason
+
+
+def test_a_parameter_that_is_not_taken_is_a_fault(peer):
+    """Guards against an arm that is stiffer than everybody believes."""
+
+    def act(route: str, body: dict) -> None:
+        if route == "update_param":
+            raise KeyError("no such parameter")
+
+    with guarded(driver(peer.url)) as robot:
+        peer.act = act
+        robot.reset((SetCompliance(PRECISE),))
+        assert "/update_param" in faulty(robot)
+
+
+def test_without_a_server_connecting_says_what_to_look_at():
+    """Guards against a start that hangs, or a traceback."""
+    with pytest.raises(RobotError, match="is SERL's server running there"):
+        driver("http://127.0.0.1:9/").connect()
+    (check,) = driver("http://127.0.0.1:9/").preflight()
+    assert not check.ok and "running" in check.text
+
+
+@pytest.mark.parametrize("url", ["tcp://127.0.0.1:5000", "127.0.0.1:5000", "http://", "http://a:b/"])
+def test_an_address_that_is_none_is_said_before_anything_connects(url):
+    """Guards against a late and dark error about a typing mistake."""
+    with pytest.raises(RobotError, match="URL"):
+        driver(url)
+
+
+def test_without_limits_it_refuses_to_start():
+    """Guards against a real arm whose table nobody has told."""
+    with pytest.raises(RobotError, match="--limits"):
+        SerlHttpDriver("http://127.0.0.1:5000", None)
+
+
+def test_the_preflight_measures_and_moves_nothing(peer):
+    """Guards against a check that posts anything but a getter."""
+    checks = driver(peer.url).preflight()
+    assert [check.name for check in checks] == ["SERL server", "round trip", "inside the box"]
+    assert checks[0].ok and checks[2].ok
+    assert peer.calls == []
+
+
+# ── states ───────────────────────────────────────────────────────────────────────────────────────
+
+
+def answer_of(**changed: object) -> bytes:
+    whole = {name: np.zeros(shape).tolist() for name, shape in SHAPES.items()}
+    return json.dumps({**whole, "pose": [0.5, 0, 0.3, 1, 0, 0, 0], "gripper_pos": 1.0, **changed}).encode()
+
+
+def test_a_state_is_read_as_it_is():
+    """Guards against swapped fields and against the other dialect's gripper."""
+    state = read_state(answer_of(force=[1, 2, 3], gripper_pos=255), 7.0, GripperNumbers("serl", "robotiq"))
+    assert isinstance(state, RobotState)
+    assert (state.time, state.force.tolist(), state.gripper) == (7.0, [1.0, 2.0, 3.0], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"<html>", "JSON"),
+        (b"[]", "list"),
+        (b"{}", "lacks pose"),
+        (answer_of(q=[0.0] * 6), "q has shape"),
+        (answer_of(vel="fast"), "not made of numbers"),
+        (answer_of(dq=[0, 0, 0, None, 0, 0, 0]), "dq is not"),
+        (answer_of(jacobian=[[math.inf] * 7] * 6), "jacobian is not finite"),
+        (answer_of(gripper_pos=math.nan), "gripper_pos is not finite"),
+        (answer_of(pose=[10**400, 0, 0, 1, 0, 0, 0]), "not made of numbers"),
+    ],
+)
+def test_states_that_cannot_be_meant_are_named(text, words):
+    """Guards against a target that is derived from a measurement that is none."""
+    with pytest.raises(RobotError, match=words):
+        read_state(text, 0.0, GripperNumbers())
+
+
+@given(st.binary(max_size=300))
+def test_no_answer_raises_anything_else(text):
+    """Guards against a server's odd answer that ends the cycle without saying where it came from."""
+    with pytest.raises(RobotError, match="getstate"):
+        read_state(text, 0.0, GripperNumbers())
+
+
+@pytest.mark.parametrize(
+    ("opening", "target", "grip"),
+    [(1.0, None, "idle"), (1.0, 1.0, "idle"), (0.45, 0.0, "holding"), (0.0, 0.0, "lost"), (0.5, 0.5, "idle")],
+)
+def test_what_the_gripper_does_is_told_from_its_opening(opening, target, grip):
+    """Guards against an empty gripper that is believed to hold."""
+    watch = GripWatch()
+    assert watch.see(opening, target, 0.0) == "moving"
+    assert watch.see(opening, target, SETTLED + 0.1) == grip
+
+
+# ── the link ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_of_one_kind_only_the_newest_errand_waits(peer):
+    """Guards against a gripper that goes on opening and closing long after the policy has stopped toggling it."""
+    errands = Errands(peer.url)
+    with contextlib.closing(errands):
+        peer.running.clear()
+        errands.open()
+        errands.put("joints", Errand("startimp", None, PATIENCE))
+        wait_for(lambda: not errands._waiting, "the first errand")
+        for _ in range(20):
+            errands.put("gripper", Errand("close_gripper", None, PATIENCE))
+            errands.put("gripper", Errand("open_gripper", None, PATIENCE))
+        peer.running.set()
+        wait_for(lambda: not errands.busy("gripper"), "the newest errand")
+    assert peer.calls == ["startimp", "open_gripper"]
+    errands.check()
+
+
+def test_a_connection_that_the_server_has_closed_is_opened_again():
+    """Guards against a fault after a pause: servers close idle connections as they like."""
+    with site(FakeDriver(clock="realtime")) as found, contextlib.closing(HttpLink(found.url)) as link:
+        assert link.post("getpos", None, PATIENCE)
+        assert link._connection.sock is not None  # it was kept open
+        link._connection.sock.shutdown(2)
+        assert link.post("getpos", None, PATIENCE)
+
+
+def test_an_endless_answer_is_refused():
+    """Guards the memory of the robot's computer."""
+    with (
+        _speaking(b"HTTP/1.0 200 OK\r\n\r\n" + b"x" * 200_000) as url,
+        contextlib.closing(HttpLink(url)) as link,
+        pytest.raises(RobotError, match="more than"),
+    ):
+        link.post("getstate", None, PATIENCE)
+
+
+def test_an_error_of_the_server_is_quoted():
+    """Guards against a fault without its cause."""
+    with (
+        _speaking(b"HTTP/1.0 500 NO\r\n\r\nno jacobian yet") as url,
+        contextlib.closing(HttpLink(url)) as link,
+        pytest.raises(RobotError, match="status 500: no jacobian yet"),
+    ):
+        link.post("getstate", None, PATIENCE)
+
+
+@contextlib.contextmanager
+def _speaking(text: bytes) -> Iterator[str]:
+    """A server that answers one connection with ``text``."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def speak() -> None:
+            connection, _ = listener.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(4096)
+                connection.sendall(text)
+
+        thread = threading.Thread(target=speak)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        thread.join()
+
+
+def test_time_of_a_state_is_when_it_was_asked_for(peer):
+    """Guards against states that look younger than they are, by a slow answer."""
+    arm = driver(peer.url)
+    with contextlib.closing(arm):
+        arm.connect()
+        before = time.monotonic()
+        arm.cycle()
+        assert before <= arm.state().time <= time.monotonic()
