@@ -21,9 +21,9 @@ class ChildFailed(RuntimeError):
 
 
 class Child:
-    """One running command; its output goes to ``log``."""
+    """One running command; its output goes to ``log``. With ``listens``, `tell` writes lines to its stdin."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, nice: int = 0) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, nice: int = 0, listens: bool = False) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -43,13 +43,19 @@ class Child:
             self._start = out.tell()
             self._process = subprocess.Popen(
                 command,
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE if listens else subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 preexec_fn=in_child,
                 start_new_session=True,  # Ctrl-C reaches the parent alone, which then ends its children in order
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )
+
+    def tell(self, line: str) -> None:
+        """Write one line to a child that listens."""
+        assert self._process.stdin is not None  # it was started with ``listens``
+        self._process.stdin.write(f"{line}\n".encode())
+        self._process.stdin.flush()
 
     def running(self) -> bool:
         return self._process.poll() is None

@@ -75,6 +75,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.summary": {"serl_core.types"},
     "serl_core.progress": set(),
     "serl_core.processes": set(),
+    "serl_core.franka_sim": {"serl_core.processes"},
     "serl_core.simulated": {"serl_core.config", "serl_core.processes"},
     # the learner's side
     "serl_core.nets": set(),
