@@ -35,6 +35,7 @@ from typing import Any
 
 from robot_servers import wire
 from serl_core.data import mcap
+from serl_core.data.labels import LabelLayer, relabelled
 from serl_core.data.segments import SCHEMA_VERSION, Channel, Segment, Stored, StoreError, finish, read
 from serl_core.syncing import Syncer, sync_directory
 from serl_core.types import EpisodeStart, Record, Source, record_to_tree
@@ -136,12 +137,21 @@ class EpisodeStore:
         """`last` of every actor session in the store."""
         return dict(self._last)
 
-    def records(self, source: Source | None = None) -> Iterator[Record]:
-        """All records in the order of storing, or those of one source. A damaged one is logged and left out."""
-        return (stored.record() for stored in self.stored(source))
+    @property
+    def labels(self) -> LabelLayer:
+        """The layer of verdicts beside the recordings."""
+        return LabelLayer(self.root)
+
+    def records(self, source: Source | None = None, as_recorded: bool = False) -> Iterator[Record]:
+        """All records in the order of storing, or those of one source, as the newest verdicts have them.
+
+        ``as_recorded`` leaves the verdicts out. A damaged record is logged and left out.
+        """
+        recorded = (stored.record() for stored in self.stored(source))
+        return recorded if as_recorded else relabelled(recorded, self.labels.newest())
 
     def stored(self, source: Source | None = None) -> Iterator[Stored]:
-        """Like `records`, with the number, the source and the time of storing; decoded only on demand."""
+        """Like `records` as recorded, with the number, the source and the time of storing; decoded only on demand."""
         for path in self._paths():
             yield from read(path, source)
 

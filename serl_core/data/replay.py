@@ -4,6 +4,10 @@ Frames live in a ring of slots. A transition is the slot of its observation plus
 of the observation it led to; the last frame of an episode has a slot and no transition. Records of
 several actors may interleave: neighbours are found by ``next``, never by adjacency. The partitions
 "online" and "demos" are index sets over the one ring; an operator's steps are in both.
+
+Verdicts (`serl_core.data.labels`) change what transitions come to, never which were stored: those that
+follow a success, and the last one of an episode that awaits its verdict, are withheld from sampling and
+end the windows before them.
 """
 
 from __future__ import annotations
@@ -16,10 +20,14 @@ import numpy.typing as npt
 
 from serl_core.data.index_set import NONE, IndexSet, Slots
 from serl_core.data.invariants import Invariants, Running
+from serl_core.data.labels import Label, Outcome, judged
+from serl_core.data.memory import available_memory, check_memory, gigabytes
 from serl_core.types import EpisodeStart, Obs, Record, Step
 
 Partition = Literal["online", "demos"]
 Batches = dict[str, Any]
+Floats = npt.NDArray[np.float32]
+_OVERHEAD = 75  # bytes per frame beside observation and action: rewards, flags, links and index sets
 
 
 @final
@@ -31,6 +39,7 @@ class Replay:
     over windows that end with the episode and where control changes hands, and bootstrap there.
 
     Demonstrations and interventions stay when the ring comes round, until they fill half of it.
+    Raises `StoreError` if the memory that all of it will take is not there (``available``, bytes).
     """
 
     def __init__(
@@ -41,6 +50,7 @@ class Replay:
         discount: float,
         n_step: int = 1,
         encode: Callable[[Obs], Mapping[str, npt.NDArray[Any]]] | None = None,
+        available: Callable[[], int] = available_memory,
     ) -> None:
         if capacity < 2 or n_step < 1 or not 0 <= discount <= 1:
             raise ValueError(f"replay: capacity {capacity} ≥ 2, n_step {n_step} ≥ 1, 0 ≤ discount {discount} ≤ 1")
@@ -48,12 +58,23 @@ class Replay:
         self._invariants = Invariants(example_obs, action_dim)
         self._encode = encode or dict
         stored = self._encode(example_obs)
+        frame = sum(x.nbytes for x in stored.values())
+        self.memory_bytes = capacity * (frame + 4 * action_dim + _OVERHEAD)  # claimed little by little, all in the end
+        self._cameras = len(example_obs.keys() - {"state"})
+        check_memory(self.memory_bytes, available(), f"replay of {self._size_text()}")
         self._obs = {name: np.zeros((capacity, *x.shape), x.dtype) for name, x in stored.items()}
         self._action = np.zeros((capacity, action_dim), np.float32)
         self._reward = np.zeros(capacity, np.float32)
         self._penalty = np.zeros(capacity, np.float32)
         self._terminated = np.zeros(capacity, np.bool_)
         self._operator = np.zeros(capacity, np.bool_)
+        self._recorded_reward = np.zeros(capacity, np.float32)
+        self._recorded_terminated = np.zeros(capacity, np.bool_)
+        self._recorded_success = np.zeros(capacity, np.bool_)
+        self._owner = np.full(capacity, NONE, np.int32)  # number of the episode, counted over all actors
+        self._step = np.zeros(capacity, np.int32)
+        self._online = np.zeros(capacity, np.bool_)
+        self._withheld = np.zeros(capacity, np.bool_)
         self._next = np.full(capacity, NONE, np.int64)  # of a transition's slot: the slot it led to
         self._previous = np.full(capacity, NONE, np.int64)  # of a frame's slot: the transition that led to it
         self._kept = np.zeros(capacity, np.bool_)  # frames of demonstrations and interventions
@@ -61,6 +82,15 @@ class Replay:
         self._head = 0
         self._sets: dict[Partition, IndexSet] = {"online": IndexSet(capacity), "demos": IndexSet(capacity)}
         self._episodes: dict[str, Running] = {}
+        self._owners: dict[tuple[str, int], int] = {}
+        self._labels: dict[tuple[str, int], Label] = {}
+
+    def describe(self) -> str:
+        """What memory it will take, for people."""
+        return f"replay needs {gigabytes(self.memory_bytes)} for {self._size_text()}"
+
+    def _size_text(self) -> str:
+        return f"{self._capacity} frames (one per transition, one more per episode), {self._cameras} cameras"
 
     def size(self, partition: Partition) -> int:
         """How many transitions a partition holds now."""
@@ -75,6 +105,7 @@ class Replay:
             self._invariants.check_start(record, self._episodes.get(record.actor))
             slot = self._store_frame(record.obs)
             self._episodes[record.actor] = Running(record.episode, record.source, slot)
+            self._owners[record.actor, record.episode] = len(self._owners)
             return False
         episode = self._invariants.check_step(record, self._episodes.get(record.actor))
         if record.aborted:  # its action was not executed: nothing follows from it
@@ -88,6 +119,15 @@ class Replay:
         An empty partition is replaced by the other; entries as `serl_core.agents.sac` lists them.
         Raises ValueError when both are empty.
         """
+        return self.gather(self._draw(rng, batch, utd, demo_ratio))
+
+    def sample_chunks(
+        self, rng: np.random.Generator, batch: int, utd: int, length: int, demo_ratio: float = 0.5
+    ) -> Batches:
+        """Like `sample`, of windows of ``length`` consecutive actions (see `gather_chunks`)."""
+        return self.gather_chunks(self._draw(rng, batch, utd, demo_ratio), length)
+
+    def _draw(self, rng: np.random.Generator, batch: int, utd: int, demo_ratio: float) -> Slots:
         demos = round(batch * demo_ratio)
         if not len(self._sets["online"]) and not len(self._sets["demos"]):
             raise ValueError("replay is empty: insert demonstrations or online episodes before sampling")
@@ -96,8 +136,7 @@ class Replay:
         elif not len(self._sets["online"]):
             demos = batch
         parts = [(self._sets["demos"], demos), (self._sets["online"], batch - demos)]
-        slots = np.concatenate([part.sample(rng, (utd, count)) for part, count in parts if count], axis=1)
-        return self.gather(slots)
+        return np.concatenate([part.sample(rng, (utd, count)) for part, count in parts if count], axis=1)
 
     def gather(self, slots: Slots) -> Batches:
         """The transitions (or n-step windows) that begin at ``slots`` (any shape), as new arrays."""
@@ -106,11 +145,31 @@ class Replay:
             discount = np.where(self._terminated[slots], np.float32(0), np.float32(self._discount))
             last = self._next[slots]
         else:
-            reward, penalty, discount, last = self._windows(slots)
+            reward, penalty, discount, last, _ = self._windows(slots, self._n_step)
         return {
             "obs": {name: values.take(slots, axis=0) for name, values in self._obs.items()},
             "next_obs": {name: values.take(last, axis=0) for name, values in self._obs.items()},
             "action": self._action.take(slots, axis=0),
+            "reward": reward,
+            "grasp_penalty": penalty,
+            "human": self._operator[slots],
+            "discount": discount,
+        }
+
+    def gather_chunks(self, slots: Slots, length: int) -> Batches:
+        """The windows of up to ``length`` steps that begin at ``slots`` (any shape), as new arrays.
+
+        Like `gather`, but "action" is (…, length, A), and "valid" (…, length) says which of its rows were done
+        within the window: it ends with the episode and where control changes hands. Further rows repeat the last.
+        """
+        reward, penalty, discount, last, visited = self._windows(slots, length)
+        valid = np.ones(visited.shape, np.bool_)
+        valid[..., 1:] = visited[..., 1:] != visited[..., :-1]
+        return {
+            "obs": {name: values.take(slots, axis=0) for name, values in self._obs.items()},
+            "next_obs": {name: values.take(last, axis=0) for name, values in self._obs.items()},
+            "action": self._action.take(visited, axis=0),
+            "valid": valid,
             "reward": reward,
             "grasp_penalty": penalty,
             "human": self._operator[slots],
@@ -129,20 +188,23 @@ class Replay:
         states = self._obs["state"][slots].astype(np.float64)
         return states.mean(axis=0).astype(np.float32), states.std(axis=0).astype(np.float32)
 
-    def _windows(self, slots: Slots) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any], Slots]:
-        """Discounted reward and penalty sums, bootstrap discounts and last frames of n-step windows."""
+    def _windows(self, slots: Slots, length: int) -> tuple[Floats, Floats, Floats, Slots, Slots]:
+        """Discounted reward and penalty sums, bootstrap discounts, last frames, and the steps (…, length)."""
         current, last = slots.copy(), self._next[slots]
+        visited = [current]
         reward, penalty = self._reward[slots], self._penalty[slots]
         power = np.full(slots.shape, self._discount, np.float32)
-        for _ in range(self._n_step - 1):
+        for _ in range(length - 1):
             same_hands = self._operator[last] == self._operator[current]
-            going = ~self._terminated[current] & (self._next[last] != NONE) & same_hands
+            going = ~self._terminated[current] & (self._next[last] != NONE) & ~self._withheld[last] & same_hands
             reward = reward + np.where(going, power * self._reward[last], np.float32(0))
             penalty = penalty + np.where(going, power * self._penalty[last], np.float32(0))
             power = np.where(going, power * np.float32(self._discount), power)
             current = np.where(going, last, current)
             last = self._next[current]
-        return reward, penalty, np.where(self._terminated[current], np.float32(0), power), last
+            visited.append(current)
+        discount = np.where(self._terminated[current], np.float32(0), power)
+        return reward, penalty, discount, last, np.stack(visited, axis=-1)
 
     def _insert_step(self, step: Step, episode: Running) -> bool:
         slot = self._store_frame(step.next_obs)
@@ -152,17 +214,60 @@ class Replay:
         if before == NONE:  # the frame it began from was overwritten while the actor paused
             return False
         operator = step.who == "operator" or episode.source == "demo"
-        self._action[before], self._reward[before] = step.action, step.reward
-        self._penalty[before], self._terminated[before] = step.grasp_penalty, step.terminated
-        self._operator[before] = operator
+        self._action[before], self._penalty[before] = step.action, step.grasp_penalty
+        self._reward[before] = self._recorded_reward[before] = step.reward
+        self._terminated[before] = self._recorded_terminated[before] = step.terminated
+        self._recorded_success[before] = step.success
+        self._operator[before], self._online[before] = operator, episode.source == "online"
+        self._owner[before], self._step[before] = self._owners[step.actor, step.episode], step.step
         self._next[before], self._previous[slot] = slot, before
         if operator:
-            self._sets["demos"].add(before)
             self._keep(before)
             self._keep(slot)
-        if episode.source == "online":
-            self._sets["online"].add(before)
+        label = self._labels.get((step.actor, step.episode))
+        if label is None:
+            self._offer(before)
+        else:
+            self.relabel(label)
         return episode.source == "online"
+
+    # ── verdicts ─────────────────────────────────────────────────────────────────────────────────
+
+    def relabel(self, label: Label) -> None:
+        """Follow a verdict, now and for what its episode still brings; a later one takes its place.
+
+        A demonstration that failed is withheld as a whole. No transition counts as new by this.
+        """
+        self._labels[label.actor, label.episode] = label
+        owner = self._owners.get((label.actor, label.episode))
+        slots = np.flatnonzero((self._owner == owner) & (self._next != NONE)) if owner is not None else []
+        newest = max((self._step[slot] for slot in slots), default=0)
+        for slot in slots:
+            self._judge(int(slot), label, newest)
+
+    def _judge(self, slot: int, label: Label, newest: int) -> None:
+        number, success = int(self._step[slot]), bool(self._recorded_success[slot])
+        terminated = bool(self._recorded_terminated[slot])
+        outcome = judged(label, number, Outcome(float(self._recorded_reward[slot]), terminated, False, success))
+        waits = label.verdict == "pending" and number == newest
+        rejected = label.verdict == "failure" and not self._online[slot]
+        self._withheld[slot] = outcome is None or waits or rejected
+        if outcome is not None:
+            self._reward[slot], self._terminated[slot] = outcome.reward, outcome.terminated
+        self._offer(slot)
+
+    def _offer(self, slot: int) -> None:
+        """Put a transition into the partitions it belongs to, or take it out if it is withheld."""
+        for partition, belongs in (
+            (self._sets["demos"], self._operator[slot]),
+            (self._sets["online"], self._online[slot]),
+        ):
+            if self._withheld[slot]:
+                partition.discard(slot)
+            elif belongs and slot not in partition:
+                partition.add(slot)
+
+    # ── the ring ─────────────────────────────────────────────────────────────────────────────────
 
     def _keep(self, slot: int) -> None:
         self._kept_count += int(not self._kept[slot])
@@ -196,3 +301,4 @@ class Replay:
         if self._next[slot] != NONE:
             self._previous[self._next[slot]] = NONE
         self._next[slot] = NONE
+        self._withheld[slot] = False

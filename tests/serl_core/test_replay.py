@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,7 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serl_core.data.index_set import IndexSet
+from serl_core.data.labels import Label, Verdict
+from serl_core.data.memory import available_memory
 from serl_core.data.replay import Replay
+from serl_core.data.segments import StoreError
 from serl_core.types import EpisodeStart, Source, Step, Who
 
 DISCOUNT = 0.9
@@ -301,3 +305,148 @@ def test_an_aborted_step_is_not_learnt_from() -> None:
     assert store.size("online") == 1
     fill(store, 0, 1, "pp")
     assert_pairs(store)
+
+
+# ── verdicts ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def verdict(kind: Verdict, step: int = -1, actor: int = 0, episode: int = 0) -> Label:
+    return Label(str(actor), episode, kind, source="person", who="anna", wall_time=1.0, step=step)
+
+
+def learnt(store: Replay) -> dict[int, tuple[float, float, float]]:
+    """Of each transition that can be sampled, by its first frame: reward, discount, last frame."""
+    got = store.gather(store.slots("online"))
+    firsts, lasts = got["obs"]["state"][:, 2], got["next_obs"]["state"][:, 2]
+    rows = zip(firsts, got["reward"], got["discount"], lasts, strict=True)
+    return {
+        int(first): (float(reward), round(float(discount), 3), float(last)) for first, reward, discount, last in rows
+    }
+
+
+def succeeded(store: Replay) -> None:
+    """An episode of five steps whose last one is recorded as a success."""
+    store.insert(start(0, 0))
+    for number in range(5):
+        ends = number == 4
+        store.insert(step(0, 0, number, terminated=ends, reward=float(ends)))
+
+
+def test_a_denied_success_becomes_a_truncation() -> None:
+    """Bug: a false success goes on being learnt, or becomes a failure although its future is unknown."""
+    store = replay()
+    succeeded(store)
+    assert learnt(store)[4] == (1.0, 0.0, 5.0)
+    store.relabel(verdict("failure"))
+    assert learnt(store)[4] == (0.0, DISCOUNT, 5.0) and len(learnt(store)) == 5
+
+
+def test_a_missed_success_ends_the_episode_at_its_frame() -> None:
+    """Bug: steps after the success are learnt, or n-step windows reach beyond it."""
+    store = replay(n_step=3)
+    fill(store, 0, 0, "pppppp")
+    store.relabel(verdict("success", step=2))
+    assert {first: last for first, (_, _, last) in learnt(store).items()} == {0: 3.0, 1: 3.0, 2: 3.0}
+    assert learnt(store)[2] == (1.0, 0.0, 3.0)
+    assert learnt(store)[1] == (pytest.approx(DISCOUNT), 0.0, 3.0)
+
+
+def test_the_newest_verdict_wins_and_is_reversible() -> None:
+    """Bug: verdicts pile up, so that a corrected mistake leaves traces."""
+    store = replay()
+    succeeded(store)
+    before = learnt(store)
+    for label in (verdict("success", step=1), verdict("failure"), verdict("pending"), verdict("success", step=4)):
+        store.relabel(label)
+    assert learnt(store) == before
+
+
+def test_an_episode_that_waits_withholds_its_last_transition() -> None:
+    """Bug: a success nobody has confirmed is learnt, alone or at the end of a window."""
+    store = replay(n_step=3)
+    store.relabel(verdict("pending"))  # before anything of it has arrived
+    succeeded(store)
+    assert sorted(learnt(store)) == [0, 1, 2, 3]
+    assert all(reward == 0.0 for reward, _, _ in learnt(store).values())
+    store.relabel(verdict("success", step=4))
+    assert learnt(store)[4] == (1.0, 0.0, 5.0)
+
+
+def test_a_failed_demonstration_is_left_out_an_intervention_is_not() -> None:
+    """Bug: a demonstration that turned out a failure is copied, or a rescue is thrown away with its episode."""
+    store = replay()
+    fill(store, 0, 0, "ooo", source="demo")
+    fill(store, 1, 0, "ppoo")
+    store.relabel(verdict("failure", actor=0))
+    store.relabel(verdict("failure", actor=1))
+    assert (store.size("demos"), store.size("online")) == (2, 4)
+
+
+def test_verdicts_on_what_is_gone_change_nothing() -> None:
+    """Bug: a late verdict on an overwritten episode changes its successor in the ring."""
+    store = replay(capacity=8)
+    for episode in range(5):
+        fill(store, 0, episode, "ppp", terminated=True)
+    before = learnt(store)
+    store.relabel(verdict("failure", episode=0))
+    store.relabel(verdict("success", step=0, episode=77))
+    assert learnt(store) == before
+    assert_pairs(store)
+
+
+# ── chunks and memory ────────────────────────────────────────────────────────────────────────────
+
+
+def test_chunks_stay_within_an_episode_and_in_one_pair_of_hands() -> None:
+    """Bug: a chunk mixes the person's actions with the policy's, or runs into the next episode."""
+    store = replay()
+    fill(store, 0, 0, "ppooo")
+    fill(store, 0, 1, "ppp", terminated=True)
+    got = store.gather_chunks(np.array([0, 1, 2, 3, 4, 6, 8]), length=3)
+    lengths = got["valid"].sum(axis=-1)
+    np.testing.assert_array_equal(lengths, [2, 1, 3, 2, 1, 3, 1])
+    np.testing.assert_array_equal(got["next_obs"]["state"][:, 2] - got["obs"]["state"][:, 2], lengths)
+    np.testing.assert_allclose(got["action"][2, :, 0], [0.003, 0.004, 0.005])
+    np.testing.assert_allclose(got["discount"][:5], DISCOUNT ** lengths[:5], rtol=1e-6)
+    np.testing.assert_array_equal(got["discount"][5:], 0)
+    np.testing.assert_allclose(got["reward"], [0, 0, DISCOUNT**2, DISCOUNT, 1, DISCOUNT**2, 1], rtol=1e-6)
+
+
+def test_chunks_are_sampled_like_transitions() -> None:
+    """Bug: the shares of demonstrations and online data get lost on the way to chunks."""
+    store = replay()
+    fill(store, 0, 0, "oooo", source="demo")
+    fill(store, 1, 0, "p" * 20)
+    got = store.sample_chunks(np.random.default_rng(0), 8, 2, length=4)
+    assert got["action"].shape == (2, 8, 4, 2) and got["valid"].shape == (2, 8, 4)
+    assert ((got["obs"]["state"][..., 0] == 0).sum(axis=1) == 4).all()
+
+
+def test_too_large_a_replay_is_refused_at_once() -> None:
+    """Bug: the learner is killed for its memory after hours, when the ring is half full."""
+    example = {"state": np.zeros(20, np.float32), **{name: np.zeros((128, 128, 3), np.uint8) for name in ("a", "b")}}
+    with pytest.raises(StoreError, match=r"replay of 200000 frames .*, 2 cameras needs 19\.7 GB, .* has 8\.0 GB left"):
+        Replay(200_000, example, 7, DISCOUNT, available=lambda: 8_000_000_000)
+    fits = Replay(100, example, 7, DISCOUNT, available=lambda: 10_000_000)
+    assert fits.describe().startswith("replay needs 0.0 GB for 100 frames")
+    assert fits.memory_bytes <= 1.02 * 100 * sum(x.nbytes for x in example.values())
+
+
+def test_what_replay_says_it_needs_is_what_it_takes() -> None:
+    """Bug: an array is added and the promise made to people forgets it."""
+    store = replay(capacity=1000)
+    arrays = [value for value in vars(store).values() if isinstance(value, np.ndarray)]
+    arrays += [value for part in store._sets.values() for value in vars(part).values() if isinstance(value, np.ndarray)]
+    assert store.memory_bytes == sum(x.nbytes for x in arrays) + sum(x.nbytes for x in store._obs.values())
+
+
+def test_memory_of_a_container_counts(tmp_path: Path) -> None:
+    """Bug: a container's limit is overlooked, and the kernel kills the learner."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal: 9000 kB\nMemAvailable:   4000 kB\n")
+    assert available_memory(meminfo, tmp_path) == 4000 << 10
+    (tmp_path / "memory.max").write_text("3000000\n")
+    (tmp_path / "memory.current").write_text("1000000\n")
+    assert available_memory(meminfo, tmp_path) == 2_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_memory(meminfo, tmp_path) == 4000 << 10
