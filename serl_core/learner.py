@@ -98,6 +98,7 @@ class Learner:
         self.grad_steps = 0
         self._link = link
         self._store = store
+        self._verdicts = store.labels
         self._now = now
         self._wall = wall
         self._rng = np.random.default_rng(config.seed)
@@ -146,6 +147,8 @@ class Learner:
         """
         patience = 0.0 if self.limiter.grants() else 0.02
         arrived = self._link.receive(RECEIVE_AT_MOST, timeout=patience)
+        for label in self._verdicts.news():
+            self.replay.relabel(label)
         for delivery in arrived:
             self._store.append(delivery.record, delivery.actor, delivery.seq, delivery.packed)
             self.limiter.insert(self._insert(delivery.record))
@@ -247,7 +250,7 @@ class Learner:
     def _resume(self) -> None:
         """Everything stored goes back into replay; networks and counters come from the newest checkpoint."""
         stored, acted_with = 0, 0
-        for record in self._store.records():
+        for record in self._store.records(as_recorded=True):  # verdicts follow, and may change again
             stored += self._insert(record)
             acted_with = max(acted_with, record.policy_version if isinstance(record, Step) else 0)
         newest = self.checkpoints.latest()
@@ -267,8 +270,11 @@ class Learner:
         if not folder.exists():
             print(f"no demonstrations in {folder}: learning from scratch, which takes far longer", flush=True)
             return
-        for record in EpisodeStore(folder).records():
+        demonstrations = EpisodeStore(folder)
+        for record in demonstrations.records(as_recorded=True):
             self._insert(record)
+        for label in demonstrations.labels.newest().values():
+            self.replay.relabel(label)
 
 
 def _rng_to_tree(rng: np.random.Generator) -> dict[str, Any]:
@@ -306,6 +312,7 @@ def main(config: Config) -> int:
         write_json(config.run_dir / "config.json", claimed)  # only now: store and port are ours
         print(f"ready {link.address}", flush=True)
         learner = Learner(config, link, store)
+        print(learner.replay.describe(), flush=True)
         learner.learn(stop)
         write_json(config.run_dir / "learner.json", learner.figures())
     return 0
