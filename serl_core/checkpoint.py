@@ -95,11 +95,6 @@ class Checkpoints:
             shutil.rmtree(path)
 
 
-def read_step(path: Path) -> int:
-    """The step at which the checkpoint at ``path`` was taken."""
-    return int(json.loads((path / "complete.json").read_text())["step"])
-
-
 def _fault(path: Path) -> str:
     """Why the checkpoint is not complete, or an empty text."""
     try:

@@ -131,7 +131,7 @@ class LinkPolicy:
                 return False
             if time.monotonic() > deadline:
                 raise LinkError(f"no weights within {timeout:.0f} s: is the learner running? (serl learner)")
-            time.sleep(0.02)
+            self._link.wait_weights(self.version + 1, timeout=0.1)
         return True
 
     def __call__(self, obs: Obs) -> Decision:
