@@ -10,6 +10,9 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import NoReturn
 
+from robot_servers.cameras.build import build_rig
+from robot_servers.cameras.rig import Rig
+from robot_servers.cameras.spec import FORM, parse_cameras
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import ClockMode, Driver, Limits, RobotError, nearest
 from robot_servers.server import Server
@@ -38,8 +41,9 @@ def build(
     clock: ClockMode = "realtime",
     cameras: tuple[str, ...] = (),
     limits: Limits | None = None,
+    camera: tuple[str, ...] = (),
 ) -> GuardedRobot:
-    """A guarded robot by its driver's name, not connected yet.
+    """A guarded robot by its driver's name, not connected yet. ``camera``: real ones, as `parse_cameras` reads them.
 
     Raises `RobotError` in one line for an unknown driver, scene or camera, for limits looser than the
     robot's, and for cameras that cannot be rendered here.
@@ -47,7 +51,19 @@ def build(
     make = DRIVERS.get(driver)
     if make is None:
         raise RobotError(f'unknown robot "{driver}"{nearest(driver, DRIVERS)}')
-    return GuardedRobot(make(scene, clock, cameras), limits)
+    return GuardedRobot(make(scene, clock, cameras), limits, cameras=_real_cameras(camera, cameras, clock))
+
+
+def _real_cameras(texts: tuple[str, ...], others: tuple[str, ...], clock: ClockMode) -> Rig | None:
+    """Raises `RobotError` for a name that a simulated camera has, and under the lockstep clock, which none keeps."""
+    rig = build_rig(parse_cameras(texts)) if texts else None
+    if rig is None:
+        return None
+    if clock != "realtime":
+        raise RobotError("--camera is for real cameras, whose time nobody can stop: leave out --clock lockstep")
+    if set(rig.sizes) & set(others):
+        raise RobotError(f"{', '.join(sorted(set(rig.sizes) & set(others)))}: named by both --cameras and --camera")
+    return rig
 
 
 def serve(
@@ -59,6 +75,7 @@ def serve(
     truth_port: int | None = None,
     clock: ClockMode = "realtime",
     cameras: tuple[str, ...] = (),
+    camera: tuple[str, ...] = (),
     limits: Limits | None = None,
     insecure: bool = False,
 ) -> int:
@@ -67,7 +84,7 @@ def serve(
     Port 0 takes a free one. What is wrong is said in one line on stderr, with exit status 2.
     """
     try:
-        robot = build(driver, scene, clock, cameras, limits)
+        robot = build(driver, scene, clock, cameras, limits, camera)
         truth_address = None if truth_port is None else _address(host, truth_port)
         server = Server(robot, _address(host, port), truth_address, insecure)
         with _serving(robot, server):
@@ -115,7 +132,8 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--port", type=int, default=5555, help="port of the robot; 0 takes a free one")
     out.add_argument("--truth-port", type=int, help="port of the ground truth (simulation); closed unless given")
     out.add_argument("--clock", choices=("realtime", "lockstep"), default="realtime", help="who lets time pass")
-    out.add_argument("--cameras", nargs="*", default=[], help="cameras to serve, e.g. front wrist")
+    out.add_argument("--cameras", nargs="*", default=[], help="simulated cameras, e.g. front wrist")
+    out.add_argument("--camera", action="append", default=[], metavar="NAME=SPEC", help=f"a real one: {FORM}")
     out.add_argument("--insecure", action="store_true", help="allow addresses that others can reach")
     return out
 
@@ -124,8 +142,8 @@ def main() -> int:
     """Entry point; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     args = parser().parse_args()
-    options = {name: value for name, value in vars(args).items() if name not in ("driver", "cameras")}
-    return serve(args.driver, cameras=tuple(args.cameras), **options)
+    options = {name: value for name, value in vars(args).items() if name not in ("driver", "cameras", "camera")}
+    return serve(args.driver, cameras=tuple(args.cameras), camera=tuple(args.camera), **options)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import uuid
 from typing import Any
 
 from robot_servers import wire
+from robot_servers.cameras.shared import FrameReader, attach
 from robot_servers.channel import Channel, ClockOffset, NoAnswer
 from robot_servers.hello import say_hello
 from robot_servers.interface import (
@@ -47,6 +48,7 @@ class RobotClient:
         self._me = Client(uuid.uuid4().hex, f"{platform.node()}:{os.getpid()}")
         self._channel = Channel(address, timeout, self._me, keys)
         self._stop_channel: Channel | None = None
+        self._shared: FrameReader | None = None
         self._keys = keys
         self._metadata: Metadata | None = None
         self._limits: Limits | None = None
@@ -85,6 +87,7 @@ class RobotClient:
         if "stop" in hello.sockets:  # connected now, so that the first STOP finds its way open
             self._stop_channel = Channel(hello.sockets["stop"], STOP_TIMEOUT, keys=self._keys)
             self._stop_channel.call("ready", timeout=1.0)
+        self._shared = attach(hello.sockets.get("frames", ""), hello.metadata.cameras)
         self._metadata = hello.metadata
 
     def close(self) -> None:
@@ -96,13 +99,15 @@ class RobotClient:
         if self._stop_channel is not None:
             self._stop_channel.close()
             self._stop_channel = None
+        self._shared = None
 
     def state(self) -> RobotState:
         return self._call(RobotState, "state")
 
     def frames(self) -> dict[str, Frame]:
-        """As of the server; the images are read-only."""
-        return self._call(dict[str, Frame], "frames")
+        """As of the server; the images are read-only. On its machine they are read from memory, else sent."""
+        frames = None if self._shared is None else self._shared.frames()
+        return self._call(dict[str, Frame], "frames") if frames is None else frames
 
     def command(self, command: Command) -> Applied:
         return self._change(Applied, "command", command)

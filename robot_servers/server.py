@@ -30,6 +30,7 @@ from robot_servers.answering import (
     receive,
     send,
 )
+from robot_servers.cameras.shared import FramePublisher, shareable
 from robot_servers.hello import BEFORE_VERSIONS, STATE_PORT, STOP_PORT, beside, choose_version
 from robot_servers.interface import Command, Limits, ResetStep, Robot, RobotError, RobotState, Status
 from robot_servers.keys import Gatekeeper, ServerKeys, check_address
@@ -147,7 +148,8 @@ class Server:
         self.close()
 
     def bind(self) -> None:
-        clock = self._robot.metadata.clock
+        metadata = self._robot.metadata
+        clock = metadata.clock
         if not self._lease.duration:
             self._lease.duration = SILENCE[clock]
         with contextlib.ExitStack() as stack:
@@ -162,6 +164,11 @@ class Server:
                 stack.callback(service.close)
                 service.open()
             self.sockets = {"stop": stop.address, "state": states.address}
+            if metadata.cameras and clock == "realtime" and shareable():
+                frames = FramePublisher(self._robot.frames, metadata.cameras)
+                stack.callback(frames.close)
+                frames.open()
+                self.sockets["frames"] = frames.name
             calls = robot_calls(self._robot, self._lease, self._counts, states.put, self.sockets)
             self.address = self._serve_on(stack, context, self.address, calls)
             if self.truth_address is not None:

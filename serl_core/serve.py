@@ -20,7 +20,9 @@ class Config:
     port: int = 5555  # port of the robot; 0 takes a free one
     truth_port: int | None = None  # port of the ground truth (simulated robots); closed unless given
     clock: ClockMode = "realtime"  # "lockstep": the client makes time pass, as fast as the machine can
-    cameras: tuple[str, ...] = ()  # cameras to render, e.g. front wrist
+    cameras: tuple[str, ...] = ()  # simulated cameras, e.g. front wrist
+    # a real camera, NAME=KIND:SOURCE[,key=value…], e.g. wrist=realsense:130322270001,crop=160:80:320:320; repeatable
+    camera: tyro.conf.UseAppendAction[tuple[str, ...]] = ()
     insecure: bool = False  # allow a host that others can reach: whoever reaches it can move the arm
 
 
@@ -36,5 +38,6 @@ def main(config: Config) -> int:
         truth_port=config.truth_port,
         clock=config.clock,
         cameras=config.cameras,
+        camera=config.camera,
         insecure=config.insecure,
     )

@@ -9,12 +9,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SCENES, DRIVERS, CAMERAS = "robot_servers.scenes", "robot_servers.drivers", "robot_servers.cameras"
-GRIPPERS = "robot_servers.grippers"
+GRIPPERS, SHARED = "robot_servers.grippers", "robot_servers.cameras.shared"
 DRIVER_PARTS = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.impedance", "robot_servers.arms"}
 SERL = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.serl_dialect"}
 GUARDING = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.limits"}
 CONTRACT = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.wire"}
 CALLING = {"robot_servers.channel", "robot_servers.hello", "robot_servers.keys"}
+SOCKETS = {"robot_servers.hello", "robot_servers.stop", "robot_servers.stream", SHARED}
 SERVING = {"robot_servers.answering", "robot_servers.keys", "robot_servers.lease", "robot_servers.statistics"}
 PLAIN = {"robot_servers.interface", "robot_servers.geometry", "serl_core.types", "serl_core.clock", "serl_core.config"}
 LOOPS = {"serl_core.actor", "serl_core.learner", "serl_core.evaluate", "serl_core.record", "serl_core.demo"}
@@ -33,7 +34,8 @@ TABLE: dict[str, set[str]] = {
     "robot_servers.cycle": {*GUARDING, "robot_servers.safety", "robot_servers.resets", "robot_servers.recovery"},
     "robot_servers.impedance": {"robot_servers.interface", "robot_servers.geometry"},
     SCENES: {"robot_servers.interface", "robot_servers.geometry"},
-    CAMERAS: {"robot_servers.interface", SCENES},
+    CAMERAS: {"robot_servers.interface", SCENES, SHARED},
+    SHARED: {"robot_servers.interface"},
     DRIVERS: {*DRIVER_PARTS, SCENES, CAMERAS, GRIPPERS, "robot_servers.serl_dialect"},
     GRIPPERS: {"robot_servers.interface"},
     "robot_servers.resets": GUARDING,
@@ -49,12 +51,12 @@ TABLE: dict[str, set[str]] = {
     "robot_servers.stream": {*CONTRACT, "robot_servers.answering", *CALLING},
     "robot_servers.preflight": {"robot_servers.interface"},
     "robot_servers.limits_file": {"robot_servers.interface"},
-    "robot_servers.server": {*CONTRACT, *SERVING, "robot_servers.hello", "robot_servers.stop", "robot_servers.stream"},
+    "robot_servers.server": {*CONTRACT, *SERVING, *SOCKETS},
     "robot_servers.serl_dialect": {"robot_servers.interface"},
     "robot_servers.http_face": SERL,
     "robot_servers.http": {*SERL, "robot_servers.http_face"},
-    "robot_servers.client": {*CONTRACT, *CALLING, "robot_servers.lease", "robot_servers.statistics"},
-    "robot_servers.__main__": {*CONTRACT, "robot_servers.guarded", "robot_servers.server", DRIVERS, SCENES},
+    "robot_servers.client": {*CONTRACT, *CALLING, SHARED, "robot_servers.lease", "robot_servers.statistics"},
+    "robot_servers.__main__": {*CONTRACT, "robot_servers.guarded", "robot_servers.server", DRIVERS, SCENES, CAMERAS},
     # contracts
     "serl_core.types": set(),
     "serl_core.clock": set(),
@@ -86,7 +88,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.checkpoint": {"robot_servers.wire"},
     "serl_core.metrics": set(),
     # between them
-    "serl_core.link": {"serl_core.types", "serl_core.syncing", "robot_servers.wire"},
+    "serl_core.link": {"serl_core.types", "serl_core.syncing", "robot_servers.wire", "robot_servers.keys"},
     "serl_core.transport": {"serl_core.link"},
 }
 
