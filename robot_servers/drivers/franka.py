@@ -14,15 +14,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from robot_servers.drivers.franka_arm import FrankaArm, fault, pose_of
+from robot_servers.drivers.franka_arm import FrankaArm, fault
 from robot_servers.drivers.franka_check import checks, load_to_add
 from robot_servers.drivers.franka_gains import LIMP, TargetFilter, check, tracker_gains
-from robot_servers.drivers.franka_model import FR3, HOME_Q, tcp_pose
+from robot_servers.drivers.franka_model import FR3, HOME_Q, Collision, tcp_pose
+from robot_servers.geometry import quat_angle
 from robot_servers.interface import (
     Array,
     Check,
@@ -46,15 +47,10 @@ log = logging.getLogger(__name__)
 
 JOINT_FACTOR = 0.15  # of the arm's own speed and acceleration: a joint reset is watched by a person
 AT_HOME = 0.01  # rad, largest joint error that counts as home
+SILENCE = 0.1  # s without a new state of a controlled arm that count as a fault; libfranka itself allows 0.02
+SAME_PLACE, SAME_TURN = 0.01, 0.05  # m and rad between the arm's own kinematics and ours
+TCP_WAIT = 1.0  # s for a new end effector to show in the arm's states
 STOP_WAIT = 0.2  # s that a stop waits for a motion that is just being started
-
-
-@dataclass(frozen=True)
-class Collision:
-    """From what on the arm stops by its own reflex; above what the guard holds at, which comes first."""
-
-    torque: tuple[float, ...] = (40.0, 40.0, 36.0, 36.0, 32.0, 28.0, 24.0)  # Nm, twice those of libfranka's examples
-    force: tuple[float, ...] = (90.0, 90.0, 90.0, 40.0, 40.0, 40.0)  # N and Nm
 
 
 class FrankaDriver:
@@ -112,6 +108,8 @@ class FrankaDriver:
         self._phase: Phase = "off"
         self._stops = 0  # calls of `stop`: whoever was about to start a motion must not
         self._lost = ""  # why the controller ended by itself
+        self._dead = False  # whether the connection itself is gone: there is nothing to read until `recover`
+        self._spoke = 0.0  # when the arm's own clock last advanced
         self._raw: franky.RobotState | None = None
         self._state: RobotState | None = None
         self._stepped = 0.0  # time of the filter's last step
@@ -120,9 +118,9 @@ class FrankaDriver:
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
 
     def connect(self) -> None:
-        """Raises `RobotError` within 5 s if arm or gripper do not answer, or if the arm reports another tool.
+        """Start the controller where the arm is. With the user stop pressed, or in a reflex, `health` says so instead.
 
-        With the user stop pressed, or in a reflex, the arm is connected and `health` says so.
+        Raises `RobotError` within 5 s if arm or gripper do not answer, or if the arm reports another tool.
         """
         self._arm.connect()
         try:
@@ -153,13 +151,12 @@ class FrankaDriver:
 
     def recover(self) -> None:
         stops = self._stops
-        try:
-            self._measure()
-        except RobotError as error:  # the connection itself is gone
-            log.warning("connecting to the arm again: %s", error)
+        if self._dead:
+            log.warning("connecting to the arm again: %s", self._lost)
             self._arm.close()
             self._arm.connect()
-            self._measure()
+            self._dead = False
+        self._measure()
         mode = self._require_raw().robot_mode.name
         if mode in ("UserStopped", "Guiding", "Other"):
             raise RobotError(fault(mode, "", "").text)
@@ -176,7 +173,23 @@ class FrankaDriver:
         self._arm.set_tcp(raw, np.array(self.tool.tcp))
         self._arm.set_load(load_to_add(raw, self.tool))
         self._arm.set_collision(np.array(self._collision.torque), np.array(self._collision.force))
-        self._measure()
+        self._await_tcp()
+
+    def _await_tcp(self) -> None:
+        """Until the arm reports the TCP where its joints and our tool put it: a target must not mean another one."""
+        begun = self._now()
+        while True:
+            self._measure()
+            state = self.state()
+            expected = tcp_pose(state.q, self.tool)
+            apart = float(np.linalg.norm(state.pose[:3] - expected[:3]))
+            if apart <= SAME_PLACE and quat_angle(state.pose[3:], expected[3:]) <= SAME_TURN:
+                return
+            if self._now() - begun > TCP_WAIT:
+                raise RobotError(
+                    f"the arm reports its TCP {apart * 1000:.0f} mm from where its joints put our tool's, or turned: "
+                    "is it the arm that the driver is for, and did it take the end effector?"
+                )
 
     def set_load(self, load: Tool) -> None:
         """What the arm carries beyond its tool, e.g. a heavy work piece. Raises `RobotError` unless it is stopped."""
@@ -197,10 +210,12 @@ class FrankaDriver:
     def cycle(self) -> None:
         """Measure, then move on. What the arm refuses or loses is a fault, which `health` tells; nothing is raised."""
         try:
-            self._measure()
-            self._go_on()
+            if not self._dead:
+                self._measure()
+                self._go_on()
         except RobotError as error:
             self._lose(str(error))
+        self._state = replace(self.state(), time=self._now())  # the guard's time goes on, whatever the arm does
 
     def _go_on(self) -> None:
         """The target, or from one phase to the next."""
@@ -231,9 +246,9 @@ class FrankaDriver:
 
     def _lose(self, reason: str) -> None:
         with self._lock:
+            self._lost = reason
             if self._phase != "off":
                 self._phase = "lost"
-                self._lost = reason
 
     def _change(self, phase: Phase, act: Callable[[], None]) -> None:
         """Go to ``phase`` by ``act``, unless the arm was stopped meanwhile."""
@@ -255,32 +270,20 @@ class FrankaDriver:
     # ── measurements ─────────────────────────────────────────────────────────────────────────────
 
     def _measure(self) -> None:
-        """The state's time is that of its arrival; it stands still when the arm's own clock does."""
-        raw, old = self._arm.read(), self._raw
-        fresh = old is None or self._state is None or raw.time.to_msec() != old.time.to_msec()
-        when = self._now() if fresh or self._state is None else self._state.time
-        self._raw, self._state = raw, self._reading(raw, when)
+        """Raises `RobotError` when the arm is silent: what it said last is not where it is."""
+        try:
+            raw = self._arm.read()
+        except RobotError:
+            self._dead = True
+            raise
+        old, self._raw, now = self._raw, raw, self._now()
+        if old is None or raw.time.to_msec() != old.time.to_msec():
+            self._spoke = now
+        elif now - self._spoke > SILENCE and self._phase == "tracking":
+            raise RobotError(f"UDP receive: no state from the arm for {now - self._spoke:.2f} s")
+        self._state = self._arm.reading(raw, now, self._state, self._gripper)
         if self._phase == "lost" and raw.robot_mode.name == "UserStopped":
             self._lost = "user stop"  # remembered when it is released: a person pressed it, a person recovers
-
-    def _reading(self, raw: franky.RobotState, when: float) -> RobotState:
-        jacobian = self._arm.jacobian(raw)
-        pose = pose_of(raw.O_T_EE)
-        if self._state is not None and float(pose[3:] @ self._state.pose[3:]) < 0.0:
-            pose[3:] = -pose[3:]  # continuous, where a hand that points down would flip its sign with every noise
-        wrench = -raw.K_F_ext_hat_K  # libfranka's is what the arm does to its surroundings
-        return RobotState(
-            time=when,
-            pose=pose,
-            vel=jacobian @ raw.dq,
-            force=wrench[:3],
-            torque=wrench[3:],
-            q=raw.q,
-            dq=raw.dq,
-            jacobian=jacobian,
-            gripper=self._gripper.width(),
-            grip=self._gripper.grip(),
-        )
 
     def state(self) -> RobotState:
         if self._state is None:
@@ -289,7 +292,7 @@ class FrankaDriver:
 
     def health(self) -> Health:
         raw = self._require_raw()
-        lost = self._lost if self._phase == "lost" else ""
+        lost = self._lost if self._phase == "lost" or self._dead else ""
         return fault(raw.robot_mode.name, str(raw.current_errors), lost)
 
     def _require_raw(self) -> franky.RobotState:

@@ -21,7 +21,7 @@ import numpy as np
 
 from robot_servers.drivers.franka_gains import GAIN_TIME, OUTER_ANGLE, OUTER_CLIP, Gains
 from robot_servers.geometry import pose_inv, pose_mul, quat_normalise, quat_to_matrix
-from robot_servers.interface import Array, Health, JointLimits, RobotError, Tool
+from robot_servers.interface import Array, Gripper, Health, JointLimits, RobotError, RobotState, Tool
 
 if TYPE_CHECKING:
     import franky
@@ -98,11 +98,27 @@ class FrankaArm:
     def read(self) -> franky.RobotState:
         return self._call(lambda robot: robot.state, "sends no state")
 
-    def jacobian(self, state: franky.RobotState) -> Array:
-        """(6, 7) at the TCP, base frame."""
+    def reading(self, raw: franky.RobotState, when: float, last: RobotState | None, gripper: Gripper) -> RobotState:
+        """The arm's state in our terms, measured at ``when`` s, after the ``last`` one."""
         import franky
 
-        return self._require().model.zero_jacobian(franky.Frame.EndEffector, state)
+        jacobian = self._require().model.zero_jacobian(franky.Frame.EndEffector, raw)
+        pose = pose_of(raw.O_T_EE)
+        if last is not None and float(pose[3:] @ last.pose[3:]) < 0.0:
+            pose[3:] = -pose[3:]  # continuous, where a hand that points down would flip its sign with every noise
+        wrench = -raw.K_F_ext_hat_K  # libfranka's is what the arm does to its surroundings
+        return RobotState(
+            time=when,
+            pose=pose,
+            vel=jacobian @ raw.dq,
+            force=wrench[:3],
+            torque=wrench[3:],
+            q=raw.q,
+            dq=raw.dq,
+            jacobian=jacobian,
+            gripper=gripper.width(),
+            grip=gripper.grip(),
+        )
 
     @property
     def running(self) -> bool:

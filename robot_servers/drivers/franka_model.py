@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -36,6 +37,14 @@ FRANKA_HAND = Tool(
 )
 # The hand points down, TCP 0.5 m in front of the base and 0.3 m above it: the middle of what a table task needs.
 HOME_Q = (0.0, -0.11008962203805858, 0.0, -2.2726977893144333, 0.0, 2.1626081672763746, float(np.pi / 4))
+
+
+@dataclass(frozen=True)
+class Collision:
+    """From what on the arm stops by its own reflex; above what the guard holds at, which comes first."""
+
+    torque: tuple[float, ...] = (40.0, 40.0, 36.0, 36.0, 32.0, 28.0, 24.0)  # Nm, twice those of libfranka's examples
+    force: tuple[float, ...] = (90.0, 90.0, 90.0, 40.0, 40.0, 40.0)  # N and Nm
 
 
 def flange_pose(q: Sequence[float] | Array) -> Array:
