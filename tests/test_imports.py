@@ -56,6 +56,13 @@ TABLE: dict[str, set[str]] = {
     "robot_servers.http_face": SERL,
     "robot_servers.http": {*SERL, "robot_servers.http_face"},
     "robot_servers.client": {*CONTRACT, *CALLING, SHARED, "robot_servers.lease", "robot_servers.statistics"},
+    "robot_servers.conformance": {
+        *CONTRACT,
+        *CALLING,
+        "robot_servers.stream",
+        "robot_servers.client",
+        "robot_servers.lease",
+    },
     "robot_servers.__main__": {*CONTRACT, "robot_servers.guarded", "robot_servers.server", DRIVERS, SCENES, CAMERAS},
     # contracts
     "serl_core.types": set(),

@@ -18,7 +18,7 @@ from robot_servers.keys import load_client_keys
 
 MOTION = (
     f"The arm will move by at most {REACH * 1e3:g} mm along each axis and turn by at most {math.degrees(TURN):g}° from "
-    "where it is, many times; the gripper opens and closes. Take out what it holds, and keep the hardware stop in reach."
+    "where it is, many times; the gripper opens and closes. Empty it, and keep the hardware stop in reach."
 )
 
 
@@ -45,11 +45,11 @@ def main(arguments: list[str] | None = None) -> int:
                 return 2
             with messages.status("") as line:
                 results = run(bench, tell=lambda name: line.update(f"checking: {name}"))
-            robot = bench.metadata.robot
+            robot, farthest = bench.metadata.robot, bench.farthest
     except RobotError as error:
         messages.print(f"conformance: {error}")
         return 2
-    _show(args.address, robot, results, args.json)
+    _show(args.address, robot, farthest, results, args.json)
     return 0 if holds(results) else 1
 
 
@@ -61,14 +61,15 @@ def _agreed(messages: Console) -> bool:
         return False
 
 
-def _show(address: str, robot: str, results: list[Result], as_machine: bool) -> None:
+def _show(address: str, robot: str, farthest: float, results: list[Result], as_machine: bool) -> None:
     if as_machine:
-        print(json.dumps(as_json(address, robot, results), indent=1))
+        print(json.dumps(as_json(address, robot, farthest, results), indent=1))
         return
     console = Console(highlight=False)
     console.print(as_table(results))
     count = {outcome: sum(one.result == outcome for one in results) for outcome in ("pass", "fail", "not applicable")}
     console.print(f"{robot} at {address}: " + ", ".join(f"{number} {outcome}" for outcome, number in count.items()))
+    console.print(f"It was seen up to {farthest * 1e3:.1f} mm along one axis from where it was found.")
 
 
 if __name__ == "__main__":

@@ -20,8 +20,9 @@ import zmq
 from robot_servers import wire
 from robot_servers.channel import Channel
 from robot_servers.client import RobotClient
+from robot_servers.conformance.verdict import fail
 from robot_servers.geometry import quat_mul, quat_normalise, rotvec_to_quat
-from robot_servers.hello import say_hello
+from robot_servers.hello import Hello, say_hello
 from robot_servers.interface import (
     Applied,
     Array,
@@ -45,6 +46,7 @@ PERIOD = 0.05  # s between two commands
 SETTLED = 0.25  # s without motion after which the arm has arrived
 STILL = (1e-4, 1.5e-3)  # m and rad; less is noise
 MOTION_TIME = 3.0  # s after which a motion counts as over, arrived or not
+FROZEN = 2.0  # s of the wall without a new measurement in real time
 BUSY = ("resetting", "guiding", "user-stopped", "fault", "stopped")
 
 
@@ -58,6 +60,7 @@ class Bench:
         self.looker = Channel(address, TIMEOUT, keys=keys)  # says not who it is: it may only look
         self._hello: Hello | None = None
         self._start: Array | None = None
+        self.farthest = 0.0  # m along one axis that the arm was seen from where it was found
         self._owner: Channel | None = None  # who has the lease in place of `robot`
 
     def __enter__(self) -> Bench:
@@ -70,7 +73,7 @@ class Bench:
     def open(self) -> None:
         """Raises `RobotError` if nobody answers, another client owns the robot, or it is not ready."""
         self.robot.connect()
-        self.sockets = dict(say_hello(self.looker, TIMEOUT).sockets)
+        self._hello = say_hello(self.looker, TIMEOUT)
         status = self.status()
         if status.mode in BUSY:
             why = status.reason or status.waiting_for
@@ -156,15 +159,36 @@ class Bench:
         else:
             time.sleep(seconds)
 
+    def tick(self) -> RobotState:
+        """The next measurement. Raises `Violation` if the robot's time stands still."""
+        before, wall = self.robot.state().time, time.monotonic()
+        while True:
+            self.wait(self.cycle if self.lockstep else min(self.cycle / 4, 0.01))
+            state = self.robot.state()
+            if state.time > before:
+                self._note(state)
+                return state
+            if self.lockstep or time.monotonic() - wall > FROZEN:
+                fail(f"the time of its states stands still at {state.time:.3f} s", "measure once in every cycle")
+
     def until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait for the condition, at most ``seconds`` of the robot's time (three times that by the wall)."""
-        begun, wall = self.robot.state().time, time.monotonic()
+        """Wait for the condition, at most ``seconds`` of the robot's time."""
+        end = self.robot.state().time + seconds
         while not condition():
-            late = time.monotonic() - wall > 3 * seconds and not self.lockstep
-            if late or self.robot.state().time - begun > seconds:
+            if self.tick().time > end:
                 return False
-            self.wait(max(self.cycle, 0.01))
         return True
+
+    def watch(self, seconds: float) -> list[RobotState]:
+        """Every measurement of the next ``seconds`` of the robot's time, without a command."""
+        trace = [self.robot.state()]
+        while trace[-1].time - trace[0].time < seconds:
+            trace.append(self.tick())
+        return trace
+
+    def _note(self, state: RobotState) -> None:
+        if self._start is not None:
+            self.farthest = max(self.farthest, float(np.abs(state.pose[:3] - self._start[:3]).max()))
 
     # ── what the checks do ──
 
@@ -202,10 +226,7 @@ class Bench:
             if trace[-1].time >= due - 1e-9:
                 self.send(pose, gripper)
                 due = trace[-1].time + PERIOD
-            self.wait(self.cycle if self.lockstep else self.cycle / 4)
-            state = self.robot.state()
-            if state.time > trace[-1].time:
-                trace.append(state)
+            trace.append(self.tick())
         return trace
 
     def go(self, pose: Array) -> Array:
@@ -272,8 +293,5 @@ def _rests(trace: list[RobotState]) -> bool:
     last = trace[-1]
     if last.time - trace[0].time < 2 * SETTLED:
         return False
-    recent = [state for state in trace if state.time >= last.time - SETTLED]
-    return all(
-        np.abs(state.pose[:3] - last.pose[:3]).max() < STILL[0] and np.abs(state.pose[3:] - last.pose[3:]).max() < STILL[1]
-        for state in recent
-    )
+    recent = np.array([state.pose for state in trace if state.time >= last.time - SETTLED]) - last.pose
+    return bool(np.abs(recent[:, :3]).max() < STILL[0] and np.abs(recent[:, 3:]).max() < STILL[1])

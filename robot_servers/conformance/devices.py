@@ -44,11 +44,8 @@ def _move(bench: Bench, width: float) -> float:
     seen, wall = begun, time.monotonic()
     while seen - begun < GRIPPER_TIME and abs(bench.robot.state().gripper - width) >= NEAR / 2:
         bench.send(bench.start, width)
-        bench.wait(max(bench.cycle, 0.02))
-        state, now = bench.robot.state(), time.monotonic()
-        longest = max(longest, now - wall)
-        if state.time > seen:
-            seen, wall = state.time, now
+        seen, now = bench.tick().time, time.monotonic()
+        longest, wall = max(longest, now - wall), now
     return longest
 
 

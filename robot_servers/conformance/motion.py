@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from robot_servers.conformance.bench import REACH, Bench
+from robot_servers.conformance.bench import MOTION_TIME, REACH, Bench
 from robot_servers.conformance.verdict import NotApplicable, expect
 from robot_servers.geometry import quat_conj, quat_mul, quat_normalise, quat_rotate, quat_to_rotvec
 from robot_servers.interface import Array, RobotState
@@ -21,6 +22,7 @@ ASIDE = 0.35  # of the commanded size, across it
 UNTURNED = math.radians(0.7)  # that a pure translation may turn
 RATIO = 0.3  # of a motion that its integrated velocity may differ
 NOISE = (5e-4, math.radians(0.3))  # m and rad, beside it
+HARDLY = 0.2  # of the commanded size; less is no motion in another direction
 TRIES = 3  # real time: a busy machine sees too little of a motion
 MISSING = 0.25  # of the speed that jacobian @ dq may differ
 
@@ -74,7 +76,7 @@ def tool_frame(bench: Bench) -> str:
 def velocity(bench: Bench) -> str:
     """The velocity, integrated over a motion, is that motion: same frame, same units."""
     seen = ""
-    for attempt in range(1 if bench.lockstep else TRIES):
+    for _ in range(1 if bench.lockstep else TRIES):
         trace = _diagonal(bench)
         moved, turned = trace[-1].pose[:3] - trace[0].pose[:3], _turned(trace[0].pose[3:], trace[-1].pose[3:])
         passed = _integral(trace)
@@ -135,6 +137,8 @@ def _compare(got: Array, meant: Array, scale: float, unit: str, advice: str) -> 
     size = float(np.linalg.norm(meant))
     along = float(got @ meant) / size
     aside = float(np.linalg.norm(got - along * meant / size))
+    if np.linalg.norm(got) < HARDLY * size:
+        advice = f"what kept it for {MOTION_TIME:g} s: too low a speed, stiffness or clip, or friction"
     expect(
         SIZES[0] * size <= along <= SIZES[1] * size and aside <= ASIDE * size,
         f"{_numbers(meant, scale)} {unit} commanded, measured {_numbers(got, scale)} {unit}",
@@ -149,7 +153,7 @@ def _turned(before: Array, after: Array) -> Array:
 
 def _integral(trace: Sequence[RobotState]) -> Array:
     """Translation and rotation vector (6,) that the velocities of a trace add up to."""
-    steps = zip(trace[:-1], trace[1:], strict=True)
+    steps = itertools.pairwise(trace)
     return np.sum([(one.vel + two.vel) / 2 * (two.time - one.time) for one, two in steps], axis=0)
 
 

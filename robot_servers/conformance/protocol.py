@@ -11,7 +11,6 @@ from dataclasses import fields
 import numpy as np
 
 from robot_servers import wire
-from robot_servers.hello import say_hello
 from robot_servers.conformance.bench import TIMEOUT, Bench
 from robot_servers.conformance.verdict import expect, fail
 from robot_servers.geometry import quat_angle
@@ -140,7 +139,9 @@ def advance(bench: Bench) -> str:
         except RobotError as error:
             text = str(error)
         else:
-            why = "refuse times that are negative, not finite or endless" if bench.lockstep else "refuse it in real time"
+            why = (
+                "refuse times that are negative, not finite or endless" if bench.lockstep else "refuse it in real time"
+            )
             fail(f"advance({value}) was carried out", why)
     return text
 
@@ -197,5 +198,3 @@ def _refusal(bench: Bench, call: str) -> str:
     except RobotError as error:
         return str(error)
     fail(f'the call "{call}" was answered with {str(answer)[:80]}', "refuse it on the public socket")
-
-

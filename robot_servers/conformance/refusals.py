@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,12 +29,12 @@ def not_finite(bench: Bench) -> str:
     count, seen = 0, ""
     for value in (math.nan, math.inf, -math.inf):
         for place in (0, 3, 6, "gripper", "state_time"):
-            seen = _refused(bench, lambda state, v=value, p=place: _spoilt(bench.start, state, p, v), f"{value} in {place}")
+            seen = _refused(bench, partial(_spoilt, bench.start, place, value), f"{value} in {place}")
             count += 1
     return f"{count} commands were refused, the last with: {seen}"
 
 
-def _spoilt(pose: Array, state: RobotState, place: int | str, value: float) -> Command:
+def _spoilt(pose: Array, place: int | str, value: float, state: RobotState) -> Command:
     command = Command(pose.copy(), None, state.time)
     if isinstance(place, str):
         return replace(command, **{place: value})
@@ -86,8 +87,8 @@ def stale(bench: Bench) -> str:
     bench.ready()
     old = bench.limits.max_age + STALE
     seen = [
-        _refused(bench, lambda state: Command(bench.start, None, state.time - old), f"answer to a state {old:.1f} s old"),
-        _refused(bench, lambda state: Command(bench.start, None, state.time + FUTURE), f"answer {FUTURE:g} s early"),
+        _refused(bench, lambda state: Command(bench.start, None, state.time - old), f"{old:.1f} s late"),
+        _refused(bench, lambda state: Command(bench.start, None, state.time + FUTURE), f"{FUTURE:g} s early"),
     ]
     return "; ".join(seen)
 
@@ -98,7 +99,7 @@ def order(bench: Bench) -> str:
     earlier = bench.robot.state()
     bench.wait(2 * bench.cycle)
     bench.send(bench.start)
-    return _refused(bench, lambda _: Command(bench.start, None, earlier.time), "command that a newer one has overtaken")
+    return _refused(bench, lambda _: Command(bench.start, None, earlier.time), "overtaken by a newer one")
 
 
 def _refused(bench: Bench, make: Callable[[RobotState], Command], what: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from robot_servers.conformance import bounds, devices, measurement, motion, owners, protocol, refusals, stopping
 from robot_servers.conformance.bench import Bench
@@ -25,7 +25,7 @@ class Check:
     needs: tuple[str, ...] = ()
 
 
-PLACE = ("state", "clock", "position", "orientation")  # whoever moves has to know where it is
+PLACE = ("state", "clock", "rate", "position", "orientation")  # whoever moves has to know where it is
 
 CHECKS: tuple[Check, ...] = (
     Check("hello", "The first call names protocol version and metadata.", protocol.hello),
@@ -72,7 +72,9 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def run(bench: Bench, checks: Sequence[Check] = CHECKS, tell: Callable[[str], None] = lambda name: None) -> list[Result]:
+def run(
+    bench: Bench, checks: Sequence[Check] = CHECKS, tell: Callable[[str], None] = lambda name: None
+) -> list[Result]:
     """One result for each check; ``tell`` hears the name of each before it begins."""
     results: list[Result] = []
     for check in checks:
@@ -93,8 +95,8 @@ def _one(bench: Bench, check: Check, before: dict[str, Result]) -> Result:
         bench.rest()
     except RobotError as error:
         if result.result != "fail":
-            result = Result(check.name, check.sentence, "fail", f"afterwards: {error}", "a check must not end the service")
-    return Result(**(vars(result) | {"seconds": round(time.monotonic() - begun, 3)}))
+            result = _failed(check, f"afterwards: {error}", "whatever clients do, the service goes on")
+    return replace(result, seconds=round(time.monotonic() - begun, 3))
 
 
 def _run(bench: Bench, check: Check) -> Result:
@@ -103,9 +105,13 @@ def _run(bench: Bench, check: Check) -> Result:
     except NotApplicable as why:
         return _none(check, str(why))
     except Violation as violation:
-        return Result(check.name, check.sentence, "fail", str(violation), violation.advice)
+        return _failed(check, str(violation), violation.advice)
     except RobotError as error:
-        return Result(check.name, check.sentence, "fail", str(error), "this call should have been carried out")
+        return _failed(check, str(error), "this call should have been carried out")
+
+
+def _failed(check: Check, seen: str, advice: str) -> Result:
+    return Result(check.name, check.sentence, "fail", seen, advice)
 
 
 def _none(check: Check, why: str) -> Result:

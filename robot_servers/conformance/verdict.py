@@ -44,6 +44,7 @@ def expect(holds: bool | Any, seen: str, advice: str) -> None:
 
 
 def fail(seen: str, advice: str) -> NoReturn:
+    """Raises `Violation`."""
     raise Violation(seen, advice)
 
 
@@ -52,11 +53,12 @@ def holds(results: Sequence[Result]) -> bool:
     return all(result.result != "fail" for result in results)
 
 
-def as_json(address: str, robot: str, results: Sequence[Result]) -> dict[str, Any]:
-    """What ``--json`` prints."""
+def as_json(address: str, robot: str, farthest: float, results: Sequence[Result]) -> dict[str, Any]:
+    """What ``--json`` prints; ``farthest`` is how far the arm was seen from where it was found, m along one axis."""
     return {
         "address": address,
         "robot": robot,
+        "farthest": farthest,
         "holds": holds(results),
         "checks": [asdict(result) for result in results],
     }
