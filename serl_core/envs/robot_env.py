@@ -136,8 +136,12 @@ class RobotEnv(gym.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
-        """Reset scene and arm. Raises RobotError if the robot does not get there, or is somebody else's."""
+        """Reset scene and arm. Raises RobotError if the robot does not get there, or is somebody else's.
+
+        After STOP, a user stop or a fault it waits, as long as it takes, for the person who ends that.
+        """
         super().reset(seed=seed)
+        self._await_person()
         self._robot.tighten(self._task.limits)  # whoever made the robot: no episode without its task's limits
         self._robot.reset(self._plan())
         self._clock.start()
@@ -270,6 +274,15 @@ class RobotEnv(gym.Env[Any, Any]):
         turn = np.concatenate([np.zeros(3), rotvec_to_quat(np.array([0.0, 0.0, offset[3]]))])
         return pose_mul(pose, turn)
 
+    def _await_person(self) -> None:
+        """Wait while only a person may let the arm go on; say so once."""
+        told = ""
+        while (reason := _why_a_person(self._robot.status())) != "":
+            if reason != told:
+                self._ask(f"{reason}; when it is safe: serl recover")
+            told = reason
+            self._clock.tick()
+
     def _await_reset(self) -> Status:
         """The status when the reset has ended. If the wait itself ends, Ctrl-C included, the arm holds."""
         try:
@@ -291,6 +304,13 @@ class RobotEnv(gym.Env[Any, Any]):
                 raise RobotError(f"the reset is not done after {RESET_TIMEOUT:.0f} s: look what blocks the arm")
             self._clock.tick()
         return status
+
+
+def _why_a_person(status: Status) -> str:
+    """What only a person may end before the next episode, or an empty text."""
+    if status.mode in ("stopped", "user-stopped", "fault"):
+        return f"the robot is in mode {status.mode}: {status.reason}"
+    return "" if status.mode == "resetting" else status.waiting_for
 
 
 def _log_question(question: str) -> None:

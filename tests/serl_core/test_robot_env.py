@@ -173,6 +173,24 @@ def test_a_driver_that_fails_truncates_and_the_next_reset_says_why():
         env.reset(seed=1)
 
 
+def test_after_a_stop_the_next_episode_waits_for_a_person():
+    """Guards both ways: an actor that gives up for the day, and one that drives on without being allowed to."""
+    arm, questions = Arm(), []
+
+    def ask(question: str) -> None:
+        questions.append(question)
+        arm.robot.recover()
+
+    env = RobotEnv(arm.robot, REACH, arm.clock(), "state", arm.truth, ask)
+    env.reset(seed=0)
+    arm.robot.stop("a hand is in the way")
+    _, _, terminated, truncated, info = env.step(STAY)
+    assert truncated and not terminated and "a hand is in the way" in info["abort"]
+    env.reset(seed=1)
+    assert questions == ["the robot is in mode stopped: a hand is in the way; when it is safe: serl recover"]
+    assert "abort" not in env.step(STAY)[4]
+
+
 def test_a_question_of_the_reset_reaches_the_person_once():
     """Guards resets that need a person: asked once, waited for, and not against the time limit."""
 
