@@ -183,7 +183,7 @@ class Feed:
 
     def _failed(self, text: str) -> None:
         with self._news:
-            if not self._failures:
+            if self._frames and not self._failures:  # at the start, `Rig.open` says it
                 log.warning("%s", text)
             self._failures += 1
             self._trouble = text
