@@ -16,6 +16,7 @@ from robot_servers.keys import ClientKeys, Handshakes, secure_client
 from robot_servers.lease import Client
 from robot_servers.wire import Buffer, Tree, WireError
 
+LOOK = 0.1  # s between looks at whether the server refuses this client
 QUEUE = 16  # requests waiting for a server that does not read
 DRIFT = 100e-6  # s per s that two crystals may drift apart: 50 ppm each
 
@@ -116,8 +117,12 @@ class Channel:
     def _receive(self, socket: zmq.Socket[bytes], ident: int, deadline: float) -> dict[str, Tree]:
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or not socket.poll(math.ceil(left * 1000)):
+            if left <= 0:
                 raise zmq.Again
+            if not socket.poll(math.ceil(min(left, LOOK) * 1000)):
+                if self._shut_out():
+                    raise zmq.Again
+                continue
             answer = wire.decode(socket.recv_multipart())
             if not isinstance(answer, dict) or not answer.keys() & {"ok", "error"}:
                 raise WireError("the answer carries neither ok nor error")
@@ -141,6 +146,10 @@ class Channel:
             raise RobotError(f'"{self.address}" is not an address: {error}; expected tcp://HOST:PORT') from error
         self._socket, self._handshakes = socket, handshakes
         return socket
+
+    def _shut_out(self) -> bool:
+        """Whether the server has refused this client for good: then no answer will come."""
+        return self._handshakes is not None and bool(self._handshakes.failure()) and self._handshakes.final
 
     def _note_time(self, sent: float, stamp: Tree) -> None:
         if isinstance(stamp, float):

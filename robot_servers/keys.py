@@ -180,15 +180,17 @@ class Handshakes:
     }
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:
+        self.final = False  # whether libzmq has given up, so that there is nothing to wait for
         self._socket = socket
+        self._reason = ""
         self._monitor = socket.get_monitor_socket(functools.reduce(operator.or_, self.REASONS))
 
     def failure(self) -> str:
         """The reason of the newest failure, or empty."""
-        found = ""
         while self._monitor.poll(0):
-            found = self.REASONS[recv_monitor_message(self._monitor)["event"]]
-        return found
+            event = recv_monitor_message(self._monitor)["event"]
+            self._reason, self.final = self.REASONS[event], event != zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
+        return self._reason
 
     def close(self) -> None:
         """Before the socket is closed."""

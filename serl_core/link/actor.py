@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from robot_servers import wire
+from robot_servers.keys import ClientKeys
 from serl_core.link import protocol
 from serl_core.link.courier import Courier, View
 from serl_core.link.protocol import LinkError, Weights
@@ -40,7 +41,7 @@ class ActorLink:
 
     ``spool_dir`` belongs to this actor alone and to one run: what an earlier process left there is
     sent first. `send` never waits for the network. All calls raise `LinkError` once the learner has
-    refused this actor, with the reason.
+    refused this actor, with the reason. ``keys`` are for a learner that demands them.
     """
 
     def __init__(
@@ -52,11 +53,13 @@ class ActorLink:
         away_after: float = 2.0,
         spool_bytes: int = 20 << 30,
         new_id: Callable[[], str] = lambda: uuid4().hex[:8],
+        keys: ClientKeys | None = None,
     ) -> None:
-        protocol.check_address(address, insecure)
+        protocol.check_address(address, secured=keys is not None, insecure=insecure)
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", actor_id):
             raise LinkError(f"actor id {actor_id!r}: use 1 to 64 letters, digits, '_', '.' or '-'")
         self.address = address
+        self._keys = keys
         self.session = f"{actor_id}-{new_id()}"
         self._actor_id = actor_id
         self._away_after = away_after
@@ -76,7 +79,7 @@ class ActorLink:
             return self
         self._spool.open(self.session)
         self._view.heard = time.monotonic()
-        self._courier = Courier(self.address, self._actor_id, self._spool, self._view, self._away_after)
+        self._courier = Courier(self.address, self._actor_id, self._spool, self._view, self._away_after, self._keys)
         self._courier.start()
         return self
 
@@ -102,6 +105,8 @@ class ActorLink:
         view = self._view
         silent = time.monotonic() - view.heard
         text = "connected" if view.connected else f"learner away for {silent:.1f} s"
+        if view.refused:
+            text = f"the learner does not let this actor in: {view.refused}"
         version = view.weights.version if view.weights else -1
         return LinkStatus(view.connected, view.fault or text, self.learner_lag(), version, view.report)
 

@@ -13,6 +13,7 @@ from typing import Any
 import zmq
 
 from robot_servers import wire
+from robot_servers.keys import ClientKeys, Handshakes, secure_client
 from serl_core.link import protocol
 from serl_core.link.protocol import LinkError, Waker, Weights
 from serl_core.link.spool import Spool
@@ -30,6 +31,7 @@ class View:
     weights: Weights | None = None
     report: Mapping[str, Any] = field(default_factory=dict)
     fault: str = ""
+    refused: str = ""  # why the learner does not let us in, as far as keys are concerned; it is tried again
 
 
 class Courier:
@@ -46,12 +48,15 @@ class Courier:
     WINDOW = 256  # records
     WINDOW_BYTES = 32 << 20
 
-    def __init__(self, address: str, actor: str, spool: Spool, view: View, away_after: float) -> None:
+    def __init__(
+        self, address: str, actor: str, spool: Spool, view: View, away_after: float, keys: ClientKeys | None
+    ) -> None:
         self._address = address
         self._actor = actor
         self._spool = spool
         self._view = view
         self._away_after = away_after
+        self._keys = keys
         self._waker = Waker()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="link-courier", daemon=True)
@@ -74,6 +79,7 @@ class Courier:
         self._stopping.set()
         self._waker.wake()
         self._thread.join()
+        self._handshakes.close()
         self._socket.close(linger=0)
         self._context.term()
         self._waker.close()
@@ -82,6 +88,9 @@ class Courier:
         while not self._stopping.is_set() and not self._view.fault:
             try:
                 self._round()
+            except zmq.Again:  # libzmq gives up a connection whose keys were refused: nothing takes what we send
+                self._stopping.wait(self._away_after)
+                self._renew()
             except (LinkError, OSError, zmq.ZMQError) as error:
                 log.exception("link to %s: %s; trying again", self._address, error)
                 self._stopping.wait(1.0)
@@ -143,7 +152,7 @@ class Courier:
         self._release(stored)
         self._cursor = self._spool.released
         self._known = True
-        self._share(connected=True)
+        self._share(connected=True, refused="")
 
     def _on_ack(self, frame: memoryview) -> None:
         self._release(protocol.fields_of(frame, stored=dict)["stored"])
@@ -243,7 +252,11 @@ class Courier:
 
     def _renew(self) -> None:
         self._known = False
-        self._share(connected=False)
+        refused = self._handshakes.failure()
+        if refused and refused != self._view.refused:
+            log.error("the learner at %s does not let this actor in: %s; trying again", self._address, refused)
+        self._share(connected=False, refused=refused)
+        self._handshakes.close()
         self._socket.close(linger=0)
         self._socket = self._new_socket()
         self._next_beat = 0.0
@@ -251,8 +264,11 @@ class Courier:
     def _new_socket(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.DEALER)
         socket.setsockopt(zmq.SNDHWM, 0)  # the window bounds it
+        socket.setsockopt(zmq.SNDTIMEO, 0)
         socket.setsockopt(zmq.RECONNECT_IVL, 50)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
         socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_WEIGHTS)
+        secure_client(socket, self._keys)
+        self._handshakes = Handshakes(socket)
         socket.connect(self._address)
         return socket

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from robot_servers import wire
+from robot_servers.keys import ServerKeys
 from serl_core.link import protocol
 from serl_core.link.porter import Porter, Session, Shared, is_full, press
 from serl_core.link.protocol import LinkError
@@ -53,6 +54,7 @@ class LearnerLink:
 
     ``stored`` is what the episode store holds already (`EpisodeStore.last_of_each`), so that what
     arrives again after a crash is recognised. ``inbox_records``/``inbox_bytes`` bound the memory.
+    With ``keys`` only actors whose key they list are let in, and all is encrypted.
     """
 
     def __init__(
@@ -62,9 +64,11 @@ class LearnerLink:
         insecure: bool = False,
         inbox_records: int = 1024,
         inbox_bytes: int = 256 << 20,
+        keys: ServerKeys | None = None,
     ) -> None:
-        protocol.check_address(address, insecure)
+        protocol.check_address(address, secured=keys is not None, insecure=insecure)
         self.address = address
+        self._keys = keys
         self._shared = Shared(sessions={name: Session(seq, seq + 1) for name, seq in (stored or {}).items()})
         self._limits = (inbox_records, inbox_bytes)
         self._porter: Porter | None = None
@@ -80,7 +84,7 @@ class LearnerLink:
         """Start serving. Raises `LinkError` if the address is taken. A port of ``*`` picks a free one."""
         if self._porter:
             return self
-        self._porter = Porter(self.address, self._shared, self._limits)
+        self._porter = Porter(self.address, self._shared, self._limits, self._keys)
         self.address = self._porter.address
         self._porter.thread.start()
         self._press = threading.Thread(target=press, args=(self._shared, self._porter.waker), daemon=True)

@@ -15,6 +15,7 @@ from typing import Any
 import zmq
 
 from robot_servers import wire
+from robot_servers.keys import Gatekeeper, ServerKeys, secure_server
 from serl_core.link import protocol
 from serl_core.link.protocol import LinkError, Waker
 from serl_core.link.segment import Entry, entries
@@ -103,20 +104,24 @@ class Porter:
 
     PATIENCE = 5.0  # s until a silent actor is forgotten (its hello brings it back) or weights are sent again
 
-    def __init__(self, address: str, shared: Shared, limits: tuple[int, int]) -> None:
+    def __init__(self, address: str, shared: Shared, limits: tuple[int, int], keys: ServerKeys | None) -> None:
         self._shared = shared
         self._limits = limits
         self._peers: dict[bytes, Peer] = {}
         self._next_beat = 0.0
         self._next_acks = 0.0
         self._context = zmq.Context()
+        self._gate = Gatekeeper(self._context, keys)
+        self._gate.open()
         self._socket = self._context.socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.RCVHWM, 16)
         self._socket.setsockopt(zmq.MAXMSGSIZE, protocol.MAX_DATA)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        secure_server(self._socket, keys)
         try:
             self._socket.bind(address)
         except zmq.ZMQError as error:
+            self._gate.close()
             self._context.destroy(linger=0)
             raise LinkError(f"cannot listen on {address}: {error}; is another learner running?") from error
         self.address = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
@@ -127,6 +132,7 @@ class Porter:
         self.waker.wake()
         self.thread.join()
         self._socket.close(linger=200)
+        self._gate.close()
         self._context.term()
         self.waker.close()
 

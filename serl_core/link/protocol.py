@@ -25,7 +25,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from robot_servers import wire
+from robot_servers import keys, wire
 
 log = logging.getLogger(__name__)
 
@@ -84,14 +84,12 @@ def checksum(frames: Sequence[wire.Buffer]) -> int:
     return crc
 
 
-def check_address(address: str, insecure: bool) -> None:
-    """Raises `LinkError` for an address that other machines reach, unless ``insecure``."""
-    local = ("tcp://127.", "tcp://localhost:", "tcp://[::1]:", "ipc://")
-    if not insecure and not address.startswith(local):
-        raise LinkError(
-            f"{address} is reachable from other machines and the link is not encrypted: "
-            "use tcp://127.0.0.1:PORT through an ssh tunnel, or say insecure=True on a network you trust"
-        )
+def check_address(address: str, secured: bool, insecure: bool) -> None:
+    """Raises `LinkError` for an address that other machines reach, unless ``secured`` by keys or ``insecure``."""
+    try:
+        keys.check_address(address, secured, insecure)
+    except keys.KeyProblem as problem:
+        raise LinkError(str(problem)) from problem
 
 
 class Waker:

@@ -15,9 +15,9 @@ import zmq
 from robot_servers import wire
 from robot_servers.channel import raise_error
 from robot_servers.client import RobotClient, TruthClient
-from robot_servers.hello import read_hello
 from robot_servers.drivers.fake import FakeDriver
 from robot_servers.guarded import GuardedRobot
+from robot_servers.hello import read_hello
 from robot_servers.interface import PROTOCOL_VERSION, CommandRefused, Robot, RobotError
 
 
