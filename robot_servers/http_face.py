@@ -43,6 +43,7 @@ RATE = 40.0  # Hz at which the goal is sent
 REFUSALS = 5  # in a row after which a goal is given up: a single one may be a late measurement
 PLAN_TIMEOUT = 60.0  # s for a reset plan; the server's own timeouts come first
 POLL = 0.02  # s between looks at a running plan
+FAULT_HOLD = 2.0  # s that the arm stands still before a request recovers it; the guard tries by itself meanwhile
 RECOVERIES = 3  # of communication faults, within
 RECOVERY_WINDOW = 3600.0  # s
 REPEAT = 10.0  # s before the same fault is logged again: scripts post /clearerr before every pose
@@ -72,6 +73,7 @@ class Face:
         self._compliance: Compliance | None = None  # what scripts have set
         self._planning = False
         self._refusals = 0
+        self._fault = ("", 0.0)  # the one that scripts ask to clear, and since when
         self._recoveries: deque[float] = deque(maxlen=RECOVERIES)
         self._told = ("", 0.0)
         self._closing = threading.Event()
@@ -153,10 +155,12 @@ class Face:
             )
 
     def clear_error(self) -> None:
-        """Nothing without a fault; after a late message, a recovery, three times an hour. The rest needs a person."""
+        """Nothing without a fault. After a late message and a hold a recovery, three times an hour; else a refusal."""
         robot = self._look()
         status = robot.status()
         fault = status.health.fault or (status.mode if status.mode in ("fault", "stopped", "user-stopped") else "")
+        if fault != self._fault[0]:
+            self._fault = (fault, self._now())
         if not fault:
             return
         text = status.health.text or status.reason or "no reason given"
@@ -164,6 +168,8 @@ class Face:
             self._refuse_to_clear(
                 f"{fault}: {text}; no script clears that: a person at the arm removes the cause, then recovers"
             )
+        if self._now() - self._fault[1] < FAULT_HOLD:
+            self._refuse_to_clear(f"communication: {text}; the arm holds for {FAULT_HOLD:g} s first")
         self._count_recovery(text)
         log.warning("recovering from a communication fault, asked for by /clearerr: %s", text)
         robot.recover()
