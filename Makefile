@@ -6,8 +6,9 @@ UV      = UV_PROJECT_ENVIRONMENT=$(VENV) UV_SYSTEM_CERTS=1 $(VENV)/bin/uv
 TASK   ?= pick_cube
 OBS    ?= state
 ARGS   ?=
+BUILDER ?= docker build
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format images clean
 
 demo: $(VENV)/.ready
 	$(VENV)/bin/serl demo --task $(TASK) --obs $(OBS) $(ARGS)
@@ -29,6 +30,11 @@ $(VENV)/.ready: pyproject.toml uv.lock .ci/bootstrap.py
 	$(PYTHON) .ci/bootstrap.py $(VENV)
 	$(UV) sync --quiet --frozen --inexact --extra learner --extra sim --extra dashboard --extra dev
 	touch $@
+
+# Containers for the robot's computer and the workstation: docker/README.md
+images:
+	$(BUILDER) -f docker/Dockerfile -t serl-robot .
+	$(BUILDER) -f docker/Dockerfile -t serl-learner --build-arg EXTRAS="learner hardware" .
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache
