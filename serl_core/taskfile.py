@@ -33,7 +33,7 @@ class Taught:
 
 @dataclass(frozen=True)
 class Lesson:
-    """Everything that was taught of one task. ``cameras``: name → what ``serl server --cameras`` is given for it."""
+    """Everything that was taught of one task. ``cameras``: name → what ``serl server`` is told about it."""
 
     name: str
     about: str
@@ -127,8 +127,7 @@ def source(lesson: Lesson, own: Limits) -> str:
     if lesson.grasp:
         parts.append(f"GRASP = {lesson.grasp.pose}  # gripper {lesson.grasp.gripper}\n")
     parts.append(f"TARGET = {lesson.target.pose}  # gripper {lesson.target.gripper}\n")
-    if lesson.cameras:
-        parts.append(_cameras(lesson.cameras))
+    parts.append(_cameras(lesson.cameras))
     parts.append(_task(lesson, limits))
     return "".join(parts)
 
@@ -143,8 +142,9 @@ def _string(text: str) -> str:
 
 
 def _cameras(cameras: Mapping[str, str]) -> str:
-    lines = "".join(f"    {_string(text)},\n" for text in cameras.values())
-    return f"# What the server is started with: --cameras, then these\nCAMERAS = (\n{lines})\n"
+    """Those which the server has to be told about; simulated ones have no more than a name."""
+    lines = "".join(f"    {_string(text)},\n" for text in cameras.values() if "=" in text)
+    return f"# Start the server with --camera and one of these, for each\nCAMERAS = (\n{lines})\n" if lines else ""
 
 
 def _task(lesson: Lesson, limits: Limits) -> str:
