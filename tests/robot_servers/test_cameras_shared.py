@@ -119,12 +119,16 @@ def test_a_fast_writer_in_another_process_never_shows_a_torn_frame():
     with another_process() as (_, name):
         reader = reader_of(name, SIZES)
         until(lambda: bool(reader.frames()), "the first frames")
-        numbers = []
-        while len(numbers) < 200:
-            for found in (reader.frames() or {}).values():
-                assert whole(found)
-                numbers.append(found.number)
-        assert len(set(numbers)) > 20
+        numbers: set[int] = set()
+
+        def many() -> bool:
+            for _ in range(20):
+                found = reader.frames() or {}
+                assert all(map(whole, found.values()))
+                numbers.update(frame.number for frame in found.values())
+            return len(numbers) > 50
+
+        until(many, "fifty different frames")
         reader.close()
 
 
