@@ -1,4 +1,7 @@
-"""``python -m robot_servers DRIVER``: one robot behind its guard and a socket. The only importer of drivers."""
+"""``python -m robot_servers DRIVER``: one robot behind its guard and a socket.
+
+With `robot_servers.real`, which knows those of hardware, the only importer of drivers.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,20 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import NoReturn
 
 from robot_servers.cameras.build import build_rig
 from robot_servers.cameras.rig import Rig
 from robot_servers.cameras.spec import FORM, parse_cameras
+from robot_servers.files import read
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import ClockMode, Driver, Limits, RobotError, nearest
+from robot_servers.real import ARMS, Real, add_options
+from robot_servers.realtime import prefer_realtime
 from robot_servers.server import Server
+
+log = logging.getLogger(__name__)
 
 
 def _mujoco(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> Driver:
@@ -42,16 +51,25 @@ def build(
     cameras: tuple[str, ...] = (),
     limits: Limits | None = None,
     camera: tuple[str, ...] = (),
+    real: Real | None = None,
 ) -> GuardedRobot:
     """A guarded robot by its driver's name, not connected yet. ``camera``: real ones, as `parse_cameras` reads them.
 
     Raises `RobotError` in one line for an unknown driver, scene or camera, for limits looser than the
-    robot's, and for cameras that cannot be rendered here.
+    robot's, for cameras that cannot be rendered here, and for a real arm of which too little is known.
     """
-    make = DRIVERS.get(driver)
-    if make is None:
-        raise RobotError(f'unknown robot "{driver}"{nearest(driver, DRIVERS)}')
-    return GuardedRobot(make(scene, clock, cameras), limits, cameras=_real_cameras(camera, cameras, clock))
+    if driver in ARMS:
+        if clock != "realtime":
+            raise RobotError("nobody can stop a real arm's time: leave out --clock lockstep")
+        arm = ARMS[driver](replace(real or Real(), limits=limits))
+        return GuardedRobot(arm, cameras=_real_cameras(camera, cameras, clock), prepare=_prefer_realtime)
+    if driver not in DRIVERS:
+        raise RobotError(f'unknown robot "{driver}"{nearest(driver, [*DRIVERS, *ARMS])}')
+    return GuardedRobot(DRIVERS[driver](scene, clock, cameras), limits, cameras=_real_cameras(camera, cameras, clock))
+
+
+def _prefer_realtime() -> None:
+    log.info("the control cycle runs with %s", prefer_realtime())
 
 
 def _real_cameras(texts: tuple[str, ...], others: tuple[str, ...], clock: ClockMode) -> Rig | None:
@@ -77,6 +95,7 @@ def serve(
     cameras: tuple[str, ...] = (),
     camera: tuple[str, ...] = (),
     limits: Limits | None = None,
+    real: Real | None = None,
     insecure: bool = False,
 ) -> int:
     """Serve until SIGINT or SIGTERM; prints ``ready tcp://… [truth tcp://…]`` when it serves. The exit status.
@@ -84,7 +103,7 @@ def serve(
     Port 0 takes a free one. What is wrong is said in one line on stderr, with exit status 2.
     """
     try:
-        robot = build(driver, scene, clock, cameras, limits, camera)
+        robot = build(driver, scene, clock, cameras, limits, camera, real)
         truth_address = None if truth_port is None else _address(host, truth_port)
         server = Server(robot, _address(host, port), truth_address, insecure)
         with _serving(robot, server):
@@ -126,7 +145,7 @@ class _Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     out = _Parser(prog="python -m robot_servers", description="Serve a robot, real or simulated, behind its guard.")
-    out.add_argument("driver", help=f"which robot: {', '.join(DRIVERS)}")
+    out.add_argument("driver", help=f"which robot: {', '.join([*DRIVERS, *ARMS])}")
     out.add_argument("--scene", default="", help="simulated robots: the scene, e.g. pick_cube")
     out.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     out.add_argument("--port", type=int, default=5555, help="port of the robot; 0 takes a free one")
@@ -134,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--clock", choices=("realtime", "lockstep"), default="realtime", help="who lets time pass")
     out.add_argument("--cameras", nargs="*", default=[], help="simulated cameras, e.g. front wrist")
     out.add_argument("--camera", action="append", default=[], metavar="NAME=SPEC", help=f"a real one: {FORM}")
+    add_options(out)
     out.add_argument("--insecure", action="store_true", help="allow addresses that others can reach")
     return out
 
@@ -141,9 +161,15 @@ def parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Entry point; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
-    args = parser().parse_args()
-    options = {name: value for name, value in vars(args).items() if name not in ("driver", "cameras", "camera")}
-    return serve(args.driver, cameras=tuple(args.cameras), camera=tuple(args.camera), **options)
+    args = vars(parser().parse_args())
+    real = Real(**{name: args.pop(name) for name in ("address", "gripper", "tool", "waive_realtime")})
+    file, cameras, camera = args.pop("limits"), tuple(args.pop("cameras")), tuple(args.pop("camera"))
+    try:
+        limits = read(Limits, file) if file else None
+    except RobotError as error:
+        print(f"robot server: {error}", file=sys.stderr)
+        return 2
+    return serve(args.pop("driver"), cameras=cameras, camera=camera, limits=limits, real=real, **args)
 
 
 if __name__ == "__main__":

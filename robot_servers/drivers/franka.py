@@ -29,6 +29,7 @@ from robot_servers.interface import (
     Check,
     ClockMode,
     Compliance,
+    Enforcer,
     Frame,
     Gripper,
     Health,
@@ -64,7 +65,7 @@ class FrankaDriver:
     name = "franka"
     scene = ""
     clock: ClockMode = "realtime"
-    limits_enforced = "server"
+    limits_enforced: Enforcer = "server"
 
     def __init__(
         self,

@@ -1,0 +1,91 @@
+"""Real arms and grippers by name, from what a person says of them on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from robot_servers.files import read
+from robot_servers.interface import Driver, Gripper, JointLimits, Limits, RobotError, Tool, nearest
+
+
+@dataclass(frozen=True)
+class Real:
+    """What only people in the lab know. ``tool`` is a name or a JSON file; ``limits`` those of the table."""
+
+    address: str = ""
+    gripper: str = "none"
+    tool: str = ""
+    limits: Limits | None = None
+    waive_realtime: bool = False
+
+
+def _no_gripper(real: Real) -> Gripper:
+    from robot_servers.grippers.none import NoGripper
+
+    return NoGripper()
+
+
+def _franka_hand(real: Real) -> Gripper:
+    from robot_servers.grippers.franka_hand import FrankaHand
+
+    return FrankaHand(real.address)
+
+
+GRIPPERS: dict[str, Callable[[Real], Gripper]] = {"none": _no_gripper, "franka-hand": _franka_hand}
+
+
+def gripper(real: Real) -> Gripper:
+    """The gripper by its name. Raises `RobotError` with the nearest known one."""
+    make = GRIPPERS.get(real.gripper)
+    if make is None:
+        raise RobotError(f'unknown gripper "{real.gripper}"{nearest(real.gripper, GRIPPERS)}')
+    return make(real)
+
+
+def tool(real: Real) -> Tool | None:
+    """What is mounted on the flange: read from a file, or a known one by its name; None if nothing was said."""
+    from robot_servers.drivers.franka_model import FRANKA_HAND
+
+    known = {"franka-hand": FRANKA_HAND, "none": Tool()}
+    if not real.tool:
+        return None
+    if real.tool in known:
+        return known[real.tool]
+    if not real.tool.endswith(".json"):
+        raise RobotError(f'unknown tool "{real.tool}"{nearest(real.tool, known)}; or give a file, TOOL.json')
+    return read(Tool, Path(real.tool))
+
+
+def _franka(real: Real, joints: JointLimits) -> Driver:
+    from robot_servers.drivers.franka import FrankaDriver
+
+    return FrankaDriver(
+        real.address, gripper(real), real.limits, tool(real), joints=joints, realtime=not real.waive_realtime
+    )
+
+
+def _fr3(real: Real) -> Driver:
+    from robot_servers.drivers.franka_model import FR3
+
+    return _franka(real, FR3)
+
+
+def _panda(real: Real) -> Driver:
+    from robot_servers.arms import PANDA
+
+    return _franka(real, PANDA)
+
+
+ARMS: dict[str, Callable[[Real], Driver]] = {"franka": _fr3, "panda": _panda}
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """The options that describe a real arm."""
+    parser.add_argument("--address", default="", help="real arms: where the arm is, e.g. 172.16.0.2")
+    parser.add_argument("--gripper", default="none", help=f"real arms: {', '.join(GRIPPERS)}")
+    parser.add_argument("--tool", default="", help="real arms: what is on the flange: franka-hand, none, or TOOL.json")
+    parser.add_argument("--limits", type=Path, help="real arms: LIMITS.json, the workspace; tightens simulated ones")
+    parser.add_argument("--waive-realtime", action="store_true", help="real arms: go on without a real-time kernel")
