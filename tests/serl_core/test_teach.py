@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import subprocess
+import threading
 import zlib
 from collections.abc import Callable
 from dataclasses import replace
@@ -25,7 +26,7 @@ from serl_core.processes import Child, children, serl
 from serl_core.session import connected, make_env
 from serl_core.taskfile import Lesson, Notebook, Taught, source, workspace
 from serl_core.tasks import load_task
-from serl_core.teach import open_notebook, task_path, teach
+from serl_core.teach import open_notebook, owned, task_path, teach
 from serl_core.teacher import write_png
 
 HOME = np.array([0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
@@ -223,6 +224,21 @@ def test_nothing_that_was_shown_is_lost(fake, tmp_path):
     with pytest.raises(ConfigError, match="exists already"):
         teach(robot, path, notebook, last.ask, last.say, by_hand=False)
     assert path.read_text() == written and [*tmp_path.glob("*.py")] == [path]
+
+
+def test_the_robot_stays_owned_while_a_person_thinks(fake, monkeypatch):
+    """Guards against an arm that is taken away, and stiffens, in the hands of a silent person."""
+    _, robot = fake
+    heard = threading.Semaphore(0)
+
+    def answer():
+        heard.release()
+        raise RobotError("one answer that gets lost")
+
+    monkeypatch.setattr(robot, "status", answer)
+    with owned(robot):
+        assert all(heard.acquire(timeout=30.0) for _ in range(3))
+    assert not [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
 
 
 def test_a_file_that_is_no_notebook_is_said_to_be(tmp_path):
