@@ -12,16 +12,24 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NoReturn
 
 from robot_servers.cameras.build import build_rig
 from robot_servers.cameras.rig import Rig
 from robot_servers.cameras.spec import FORM, parse_cameras
+from robot_servers.client import RobotClient
 from robot_servers.files import read
 from robot_servers.guarded import GuardedRobot
+from robot_servers.http import HttpServer
+from robot_servers.http_face import Face
+from robot_servers.http_options import HttpOptions, add_http_options, http_options
 from robot_servers.interface import ClockMode, Driver, Limits, RobotError, nearest
+from robot_servers.keys import ServerKeys, load_server_keys
+from robot_servers.preflight import machine_checks, table
 from robot_servers.real import ARMS, Real, add_options
 from robot_servers.realtime import prefer_realtime
+from robot_servers.serl_dialect import GripperNumbers
 from robot_servers.server import Server
 
 log = logging.getLogger(__name__)
@@ -55,17 +63,39 @@ def build(
 ) -> GuardedRobot:
     """A guarded robot by its driver's name, not connected yet. ``camera``: real ones, as `parse_cameras` reads them.
 
-    Raises `RobotError` in one line for an unknown driver, scene or camera, for limits looser than the
-    robot's, for cameras that cannot be rendered here, and for a real arm of which too little is known.
+    Raises `RobotError` in one line for what `make_driver` refuses, and for limits looser than the robot's.
+    """
+    arm = make_driver(driver, scene, clock, cameras, limits, real)
+    others = _real_cameras(camera, cameras, clock)
+    return GuardedRobot(arm, None if driver in ARMS else limits, cameras=others, prepare=_prefer_realtime)
+
+
+def make_driver(
+    driver: str,
+    scene: str = "",
+    clock: ClockMode = "realtime",
+    cameras: tuple[str, ...] = (),
+    limits: Limits | None = None,
+    real: Real | None = None,
+) -> Driver:
+    """The driver alone, by its name. Raises `RobotError` in one line for an unknown driver, scene or camera.
+
+    Also for cameras that cannot be rendered here, and for a real arm of which too little is known.
     """
     if driver in ARMS:
         if clock != "realtime":
             raise RobotError("nobody can stop a real arm's time: leave out --clock lockstep")
-        arm = ARMS[driver](replace(real or Real(), limits=limits))
-        return GuardedRobot(arm, cameras=_real_cameras(camera, cameras, clock), prepare=_prefer_realtime)
+        return ARMS[driver](replace(real or Real(), limits=limits))
     if driver not in DRIVERS:
         raise RobotError(f'unknown robot "{driver}"{nearest(driver, [*DRIVERS, *ARMS])}')
-    return GuardedRobot(DRIVERS[driver](scene, clock, cameras), limits, cameras=_real_cameras(camera, cameras, clock))
+    return DRIVERS[driver](scene, clock, cameras)
+
+
+def check(driver: Driver, real: Real) -> int:
+    """The preflight of this computer and of the arm, as a table; the exit status, 1 if something is not ready."""
+    checks = (*machine_checks(real.waive_realtime, real.address), *driver.preflight())
+    print(table(checks), flush=True)
+    return 0 if all(one.ok for one in checks) else 1
 
 
 def _prefer_realtime() -> None:
@@ -97,18 +127,26 @@ def serve(
     limits: Limits | None = None,
     real: Real | None = None,
     insecure: bool = False,
+    http: HttpOptions | None = None,
+    keys: Path | None = None,
+    preflight: bool = False,
 ) -> int:
-    """Serve until SIGINT or SIGTERM; prints ``ready tcp://… [truth tcp://…]`` when it serves. The exit status.
+    """Serve until SIGINT or SIGTERM; prints ``ready tcp://… [http://…] [truth tcp://…]`` when it serves.
 
-    Port 0 takes a free one. What is wrong is said in one line on stderr, with exit status 2.
+    Port 0 takes a free one. ``http``: serve SERL's HTTP routes too, in real time only. ``keys``: folder of a server's
+    keys. ``preflight``: only check, and serve nothing. Returns the exit status: 2 for what cannot be, said in one
+    line on stderr.
     """
     try:
+        if preflight:
+            return check(make_driver(driver, scene, clock, cameras, limits, real), real or Real())
+        secrets = load_server_keys(keys) if keys else None
         robot = build(driver, scene, clock, cameras, limits, camera, real)
         truth_address = None if truth_port is None else _address(host, truth_port)
-        server = Server(robot, _address(host, port), truth_address, insecure)
-        with _serving(robot, server):
+        server = Server(robot, _address(host, port), truth_address, insecure, keys=secrets)
+        with _serving(robot, server), _http_face(server, clock, http, secrets) as url:
             truth = f" truth {server.truth_address}" if server.truth_address else ""
-            print(f"ready {server.address}{truth}", flush=True)
+            print(f"ready {server.address}{url}{truth}", flush=True)
             server.serve_forever()
     except RobotError as error:
         print(f"robot server: {error}", file=sys.stderr)
@@ -126,6 +164,18 @@ def _serving(robot: GuardedRobot, server: Server) -> Iterator[None]:
         robot.connect()
         stack.enter_context(server)
         yield
+
+
+@contextlib.contextmanager
+def _http_face(server: Server, clock: ClockMode, options: HttpOptions | None, keys: ServerKeys | None) -> Iterator[str]:
+    """SERL's routes beside the server, if they are asked for: their URL after a space, or nothing."""
+    if options is None:
+        yield ""
+        return
+    if clock != "realtime":
+        raise RobotError("--http-port: scripts written for SERL run in real time, leave out --clock lockstep")
+    with HttpServer(Face(lambda: RobotClient(server.address, keys=keys.own if keys else None)), options) as http:
+        yield f" {http.url}"
 
 
 def _address(host: str, port: int) -> str:
@@ -154,7 +204,12 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--cameras", nargs="*", default=[], help="simulated cameras, e.g. front wrist")
     out.add_argument("--camera", action="append", default=[], metavar="NAME=SPEC", help=f"a real one: {FORM}")
     add_options(out)
-    out.add_argument("--insecure", action="store_true", help="allow addresses that others can reach")
+    add_http_options(out)
+    out.add_argument("--keys", type=Path, help="folder of the server's keys (serl keys); needed beyond loopback")
+    out.add_argument("--insecure", action="store_true", help="allow addresses that others can reach without keys")
+    out.add_argument(
+        "--check", dest="preflight", action="store_true", help="only check computer and arm, serve nothing"
+    )
     return out
 
 
@@ -162,14 +217,16 @@ def main() -> int:
     """Entry point; returns the exit status."""
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s")
     args = vars(parser().parse_args())
-    real = Real(**{name: args.pop(name) for name in ("address", "gripper", "tool", "waive_realtime")})
+    numbers = GripperNumbers(args.pop("http_dialect"), args.pop("http_gripper"))
+    http = http_options(args.pop("http_port"), args.pop("http_host"), args["insecure"], numbers)
+    real = Real(**{name: args.pop(name) for name in ("address", "gripper", "tool", "waive_realtime")}, numbers=numbers)
     file, cameras, camera = args.pop("limits"), tuple(args.pop("cameras")), tuple(args.pop("camera"))
     try:
         limits = read(Limits, file) if file else None
     except RobotError as error:
         print(f"robot server: {error}", file=sys.stderr)
         return 2
-    return serve(args.pop("driver"), cameras=cameras, camera=camera, limits=limits, real=real, **args)
+    return serve(args.pop("driver"), cameras=cameras, camera=camera, limits=limits, real=real, http=http, **args)
 
 
 if __name__ == "__main__":

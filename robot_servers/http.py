@@ -18,7 +18,6 @@ import logging
 import socketserver
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -27,8 +26,9 @@ import numpy as np
 
 from robot_servers.geometry import quat_to_euler
 from robot_servers.http_face import Face
+from robot_servers.http_options import HttpOptions
 from robot_servers.interface import Array, CommandRefused, RobotError, RobotState, nearest
-from robot_servers.serl_dialect import DEFAULT_PORT, GripperNumbers, Malformed, finite
+from robot_servers.serl_dialect import GripperNumbers, Malformed, finite
 
 log = logging.getLogger(__name__)
 
@@ -37,16 +37,6 @@ MAX_CONNECTIONS = 32  # at once; more are closed unanswered
 IDLE = 30.0  # s after which a silent connection is closed
 LEAST_NORM = 0.5  # of a quaternion; what is shorter points nowhere
 Body = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class HttpOptions:
-    """``host`` and ``port`` (0: a free one) to listen on, and whose numbers the gripper has."""
-
-    host: str = "127.0.0.1"
-    port: int = DEFAULT_PORT
-    insecure: bool = False
-    gripper: GripperNumbers = field(default_factory=GripperNumbers)
 
 
 class HttpError(Exception):

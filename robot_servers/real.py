@@ -4,22 +4,27 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from robot_servers.files import read
 from robot_servers.interface import Driver, Gripper, JointLimits, Limits, RobotError, Tool, nearest
+from robot_servers.serl_dialect import GripperNumbers
 
 
 @dataclass(frozen=True)
 class Real:
-    """What only people in the lab know. ``tool`` is a name or a JSON file; ``limits`` those of the table."""
+    """What only people in the lab know. ``tool`` is a name or a JSON file; ``limits`` those of the table.
+
+    ``numbers`` are those of the gripper behind a SERL server.
+    """
 
     address: str = ""
     gripper: str = "none"
     tool: str = ""
     limits: Limits | None = None
     waive_realtime: bool = False
+    numbers: GripperNumbers = field(default_factory=GripperNumbers)
 
 
 def _no_gripper(real: Real) -> Gripper:
@@ -79,12 +84,18 @@ def _panda(real: Real) -> Driver:
     return _franka(real, PANDA)
 
 
-ARMS: dict[str, Callable[[Real], Driver]] = {"franka": _fr3, "panda": _panda}
+def _serl_http(real: Real) -> Driver:
+    from robot_servers.drivers.serl_http import SerlHttpDriver
+
+    return SerlHttpDriver(real.address, real.limits, gripper=real.numbers, tool=tool(real))
+
+
+ARMS: dict[str, Callable[[Real], Driver]] = {"franka": _fr3, "panda": _panda, "serl_http": _serl_http}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that describe a real arm."""
-    parser.add_argument("--address", default="", help="real arms: where the arm is, e.g. 172.16.0.2")
+    parser.add_argument("--address", default="", help="real arms: where it is, e.g. 172.16.0.2 or a SERL server's URL")
     parser.add_argument("--gripper", default="none", help=f"real arms: {', '.join(GRIPPERS)}")
     parser.add_argument("--tool", default="", help="real arms: what is on the flange: franka-hand, none, or TOOL.json")
     parser.add_argument("--limits", type=Path, help="real arms: LIMITS.json, the workspace; tightens simulated ones")

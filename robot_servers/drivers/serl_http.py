@@ -29,6 +29,7 @@ from robot_servers.interface import (
     Check,
     ClockMode,
     Compliance,
+    Enforcer,
     Frame,
     Health,
     JointLimits,
@@ -67,7 +68,7 @@ class SerlHttpDriver:
     name = "serl_http"
     scene = ""
     clock: ClockMode = "realtime"
-    limits_enforced = "client"
+    limits_enforced: Enforcer = "client"
 
     def __init__(
         self,

@@ -5,17 +5,16 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-import threading
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
-from observed import episodes
+import pytest
+from observed import complaint, episodes
 
 from robot_servers.client import RobotClient
-from robot_servers.drivers.serl_http import SerlHttpDriver
-from robot_servers.guarded import GuardedRobot
 from robot_servers.scenes import load_scene
-from robot_servers.server import Server
 from serl_core.processes import Child, children
 from serl_core.tasks import load_task
 
@@ -34,25 +33,14 @@ def plain_server(logs: Path) -> Iterator[tuple[str, str]]:
         yield url, truth
 
 
-@contextlib.contextmanager
-def guard_for(url: str) -> Iterator[str]:
-    """Our server in front of it, in a thread of this process: its address."""
-    robot = GuardedRobot(SerlHttpDriver(url, load_scene(TASK.scene).limits))
-    robot.connect()
-    with contextlib.closing(robot), Server(robot, "tcp://127.0.0.1:*") as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.address
-        finally:
-            server.stop()
-            thread.join()
-
-
 def test_the_actor_trains_through_a_plain_serl_server(start, tmp_path):
     """Guards the way from a lab's HTTP server to the learner and back: transitions arrive, weights return, no fault."""
     run_dir = tmp_path / "run"
-    with plain_server(tmp_path / "logs") as (url, truth), guard_for(url) as address:
+    limits = tmp_path / "limits.json"
+    limits.write_text(json.dumps(asdict(load_scene(TASK.scene).limits)))
+    with plain_server(tmp_path / "logs") as (url, truth):
+        server = start("server", "serl_http", "--address", url, "--limits", limits, "--port", 0)
+        (address,) = server.ready(60.0)
         learner = start(
             *("learner", "--run-dir", run_dir, "--address", "tcp://127.0.0.1:*"),
             *("--start-after", LEARN_AFTER, "--env-steps", STEPS),
@@ -73,3 +61,26 @@ def test_the_actor_trains_through_a_plain_serl_server(start, tmp_path):
     assert any(step.who == "policy" for _, steps in taken for step in steps)
     figures = json.loads((run_dir / "learner.json").read_text())
     assert figures["env_steps"] >= STEPS and figures["grad_steps"] > 0 and figures["version"] > 1
+
+
+def test_a_server_with_its_http_face_says_where_both_are(start):
+    """Guards the line that scripts wait for, and the way from the command line to the routes."""
+    server = start("server", "fake", "--port", 0, "--http-port", 0, "--http-dialect", "serl")
+    address, url = server.ready(60.0)
+    with urllib.request.urlopen(urllib.request.Request(url + "get_gripper", method="POST"), timeout=20.0) as answer:
+        assert json.load(answer) == {"gripper": 0.0}  # a Robotiq's own number: open
+    with RobotClient(address) as robot:
+        assert robot.state().gripper == 1.0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("fake", "--http-port", 0, "--clock", "lockstep"), "leave out --clock lockstep"),
+        (("fake", "--http-port", 0, "--http-host", "0.0.0.0"), "refusing to serve HTTP"),
+        (("serl_http", "--address", "http://127.0.0.1:9/"), "--limits"),
+    ],
+)
+def test_what_cannot_be_served_is_said_in_one_line(options, words):
+    """Guards against an arm that others can move, or that nobody has told its table."""
+    assert words in complaint("server", *options, "--port", 0)

@@ -15,8 +15,9 @@ import numpy as np
 
 from robot_servers.client import RobotClient
 from robot_servers.guarded import GuardedRobot
-from robot_servers.http import HttpOptions, HttpServer
+from robot_servers.http import HttpServer
 from robot_servers.http_face import Face
+from robot_servers.http_options import HttpOptions
 from robot_servers.interface import Driver
 from robot_servers.serl_dialect import GripperNumbers
 from robot_servers.server import Server

@@ -24,8 +24,9 @@ from robot_servers.client import RobotClient
 from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver
 from robot_servers.drivers.mujoco import MujocoDriver
 from robot_servers.geometry import quat_to_euler
-from robot_servers.http import MAX_BODY, MAX_CONNECTIONS, HttpOptions, HttpServer, pose_of
+from robot_servers.http import MAX_BODY, MAX_CONNECTIONS, HttpServer, pose_of
 from robot_servers.http_face import Face
+from robot_servers.http_options import HttpOptions
 from robot_servers.interface import (
     Command,
     Compliance,
