@@ -208,7 +208,7 @@ def parser() -> argparse.ArgumentParser:
     out.add_argument("--keys", type=Path, help="folder of the server's keys (serl keys); needed beyond loopback")
     out.add_argument("--insecure", action="store_true", help="allow addresses that others can reach without keys")
     out.add_argument(
-        "--check", dest="preflight", action="store_true", help="only check computer and arm, serve nothing"
+        "--check", dest="preflight", action="store_true", help="only check computer and arm"
     )
     return out
 

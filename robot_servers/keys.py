@@ -45,21 +45,25 @@ class KeyProblem(RobotError):
 
 
 @dataclass(frozen=True)
-class ServerKeys:
-    """Identity of a server, and the folder of the public keys that may connect: read anew at each connection."""
-
-    public: bytes
-    secret: bytes = field(repr=False)
-    clients: Path
-
-
-@dataclass(frozen=True)
 class ClientKeys:
     """Identity of a client, and the public key by which it knows its servers."""
 
     public: bytes
     secret: bytes = field(repr=False)
     server: bytes
+
+
+@dataclass(frozen=True)
+class ServerKeys:
+    """Identity of a server, and the folder of the public keys that may connect: read anew at each connection.
+
+    ``own``: a pair drawn for clients in the server's own process, which is let in too.
+    """
+
+    public: bytes
+    secret: bytes = field(repr=False)
+    clients: Path
+    own: ClientKeys
 
 
 # ── files ────────────────────────────────────────────────────────────────────────────────────────
@@ -95,7 +99,8 @@ def load_server_keys(folder: Path) -> ServerKeys:
     clients = folder / "clients"
     if not authorised(clients):
         raise KeyProblem(f"{clients} holds no client's public key (NAME.pub): nobody could connect; see serl keys")
-    return ServerKeys(zmq.curve_public(secret), secret, clients)
+    public = zmq.curve_public(secret)
+    return ServerKeys(public, secret, clients, ClientKeys(*zmq.curve_keypair(), public))
 
 
 def load_client_keys(folder: Path) -> ClientKeys:
@@ -231,17 +236,17 @@ class Gatekeeper:
         with socket:
             while not self._closing.is_set():
                 if socket.poll(POLL):
-                    socket.send_multipart(self._judge(socket.recv_multipart(), keys.clients))
+                    socket.send_multipart(self._judge(socket.recv_multipart(), keys))
 
-    def _judge(self, request: list[bytes], clients: Path) -> list[bytes]:
+    def _judge(self, request: list[bytes], keys: ServerKeys) -> list[bytes]:
         """The answer to one ZAP request: version, id, domain, address, identity, mechanism, key (32 bytes)."""
         ident = request[1] if len(request) > 1 else b""
         if len(request) != 7 or request[5] != b"CURVE":
             return [b"1.0", ident, b"400", b"only CURVE is accepted", b"", b""]
         key = z85.encode(request[6])
-        name = authorised(clients).get(key)
+        name = (authorised(keys.clients) | {keys.own.public: "this process"}).get(key)
         if name is None:
-            self._log_rejected(key, request[3].decode(errors="replace"), clients)
+            self._log_rejected(key, request[3].decode(errors="replace"), keys.clients)
             return [b"1.0", ident, b"400", b"unknown key", b"", b""]
         log.info("%s connected from %s", name, request[3].decode(errors="replace"))
         return [b"1.0", ident, b"200", b"OK", name.encode(), b""]

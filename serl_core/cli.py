@@ -30,6 +30,9 @@ COMMANDS = {
     "learner": "serl_core.learner",
     "actor": "serl_core.actor",
     "eval": "serl_core.evaluate",
+    "stop": "serl_core.stop",
+    "recover": "serl_core.recover",
+    "keys": "serl_core.keys",
 }
 EXPLANATIONS = {
     "demo": "the whole loop on a simulated arm: record, train with interventions, evaluate",
@@ -39,6 +42,9 @@ EXPLANATIONS = {
     "learner": "learn from demonstrations and from what actors send",
     "actor": "drive the robot with the newest policy and stream what happens",
     "eval": "measure the success rate of the newest checkpoint",
+    "stop": "STOP a robot from anywhere, whoever owns it",
+    "recover": "say that it is safe to go on after a STOP or a fault",
+    "keys": "make the keys for servers that other machines reach",
 }
 
 
