@@ -81,13 +81,13 @@ def evaluate(
 
 def main(config: Config) -> int:
     """Evaluate and write RUN_DIR/eval.json."""
-    if bool(config.robot) != bool(config.truth):
-        raise ConfigError("success is judged by the scene's ground truth: give --robot and --truth, or neither")
     newest = Checkpoints(config.run_dir / "checkpoints").latest()
     if newest is None:
         raise ConfigError(f"no complete checkpoint in {config.run_dir / 'checkpoints'}: has this run been trained?")
     policy = CheckpointPolicy(newest)
     task, obs = policy.blueprint.load_task(), policy.blueprint.obs
+    if task.goals is None and bool(config.robot) != bool(config.truth):
+        raise ConfigError("success is judged by the scene's ground truth: give --robot and --truth, or neither")
     with contextlib.ExitStack() as stack:
         address = (config.robot, config.truth)
         if not config.robot:

@@ -18,7 +18,8 @@ from robot_servers.interface import CommandRefused, Limits, Metadata, NotOwner, 
 from serl_core.clock import Clock, LockstepClock, RealtimeClock
 from serl_core.config import ConfigError, Observation, Task, Truth
 from serl_core.envs.build import build_env
-from serl_core.envs.rewards import OracleJudge
+from serl_core.envs.goals import EpisodeGoal
+from serl_core.envs.rewards import Judge, OracleJudge, PoseJudge
 from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
 
 log = logging.getLogger(__name__)
@@ -61,15 +62,25 @@ def connected(
 def make_env(
     session: Session, task: Task, obs: Observation, operator: OperatorConfig | None, seed: int
 ) -> gym.Env[Any, Any]:
-    """The task's environment: the oracle judges where there is one, and the scripted operator holds the device."""
+    """The task's environment, with the scripted operator at the device.
+
+    A task that has goals is judged by them and needs no ground truth; else the oracle judges where there is one.
+    """
+    goal = EpisodeGoal(task.goals) if task.goals else None
+    truth = goal.truth if goal else session.truth
     device = None
     if operator is not None:
-        if session.truth is None:
+        if truth is None:
             raise ConfigError("the scripted operator sees the simulated scene: give its ground truth, --truth ADDRESS")
-        rng = np.random.default_rng(seed)
-        device = ScriptedOperator(task, session.robot.state, session.truth, operator, rng)
-    judge = OracleJudge(session.truth) if session.truth else None
-    return build_env(task, session.robot, obs=obs, clock=session.clock, truth=session.truth, judge=judge, device=device)
+        device = ScriptedOperator(task, session.robot.state, truth, operator, np.random.default_rng(seed))
+    judge = PoseJudge(goal.pose, task.goal_distance, task.goal_angle) if goal else _oracle(session)
+    return build_env(
+        task, session.robot, obs=obs, clock=session.clock, truth=truth, judge=judge, device=device, goal=goal
+    )
+
+
+def _oracle(session: Session) -> Judge | None:
+    return OracleJudge(session.truth) if session.truth else None
 
 
 def _take(robot: Robot, task: Task, address: str, patience: float) -> None:

@@ -287,7 +287,7 @@ def mismatch(host: str, text: str) -> str:
 
 def fault(mode: str, errors: str, lost: str) -> Health:
     """What the arm's mode, its error flags (libfranka's list in words) and the end of our last motion mean together."""
-    text = lost or errors.strip("[]")
+    text = " ".join((lost or errors.strip("[]")).split())
     if mode == "UserStopped" or "user stop" in text.lower():
         return Health("user-stop", MODES["UserStopped"])
     if mode in MODES:

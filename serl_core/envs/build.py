@@ -10,6 +10,7 @@ import gymnasium as gym
 from robot_servers.interface import Robot
 from serl_core.clock import Clock
 from serl_core.config import Observation, Task, Truth
+from serl_core.envs.goals import EpisodeGoal, WithGoal
 from serl_core.envs.rewards import Judge, Judged
 from serl_core.envs.robot_env import RobotEnv
 from serl_core.envs.takeover import Takeover, TakeoverConfig
@@ -28,13 +29,16 @@ def build_env(
     device: Device | None = None,
     takeover: TakeoverConfig | None = None,
     ask: Callable[[str], None] | None = None,
+    goal: EpisodeGoal | None = None,
 ) -> gym.Env[Any, Any]:
-    """The task on a connected robot: robot, gripper penalty, takeover if there is a device, judge.
+    """The task on a connected robot: robot, goal if it has one, gripper penalty, takeover with a device, judge.
 
     ``truth`` enters observations only if ``obs`` is "state" and the task has privileged entries; it is needed then
     (`ConfigError`).
     """
     env: gym.Env[Any, Any] = RobotEnv(robot, task, clock, obs, truth, ask)
+    if goal is not None:
+        env = WithGoal(env, goal)
     if task.gripper:
         env = GraspPenalty(env, task.grasp_penalty)
     if device is not None:

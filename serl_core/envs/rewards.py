@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import gymnasium as gym
+import numpy as np
 
+from robot_servers.geometry import quat_angle
+from robot_servers.interface import Array
 from serl_core.config import Truth
 from serl_core.types import Obs
 
@@ -36,6 +39,25 @@ class OracleJudge:
     def judge(self, obs: Obs, info: Mapping[str, Any]) -> Verdict:
         """Ask the ground truth; the observation is not looked at."""
         success = bool(self._truth()["success"])
+        return Verdict(float(success), success, success)
+
+
+class PoseJudge:
+    """Reward 1 and the end of the episode where the measured TCP is at the goal: no ground truth, no camera.
+
+    ``goal`` tells the present one, (7,); ``distance`` m and ``angle`` rad are how near is near enough.
+    """
+
+    def __init__(self, goal: Callable[[], Array], distance: float, angle: float) -> None:
+        self._goal = goal
+        self._distance = distance
+        self._angle = angle
+
+    def judge(self, obs: Obs, info: Mapping[str, Any]) -> Verdict:
+        """Compare the pose of ``info["state"]`` with the goal."""
+        pose, goal = info["state"].pose, self._goal()
+        near = float(np.linalg.norm(pose[:3] - goal[:3])) <= self._distance
+        success = near and quat_angle(pose[3:], goal[3:]) <= self._angle
         return Verdict(float(success), success, success)
 
 
