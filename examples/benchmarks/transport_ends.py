@@ -1,0 +1,183 @@
+"""The ends of a measured link, each a process of its own: ``python -m examples.benchmarks.transport_ends ROLE …``.
+
+``actor`` and ``learner`` are the link with spool and store, encrypted if their folder holds keys; ``push`` and
+``pull`` are a bare pyzmq pair that writes the same bytes to the same disk. A serving end prints "ready" and its
+address, a calling end its figures as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+import zmq
+
+from robot_servers import wire
+from robot_servers.keys import load_client_keys, load_server_keys
+from serl_core.data.episodes import EpisodeStore
+from serl_core.transport import ActorLink, LearnerLink
+from serl_core.types import Obs, Step, record_to_tree
+
+DISTINCT = 64  # observations, so that no cache of a processor holds them all
+WARM = 300  # records before the clock starts
+PARAMS = {f"layer{index}": np.zeros((900, 1000), np.float32) for index in range(3)}  # 10.8 MB: an image policy
+
+
+def pictures(side: int = 128, cameras: tuple[str, ...] = ("front", "wrist")) -> list[Obs]:
+    """Observations (state (20,) float32, frames (side, side, 3) uint8) of noise: the hardest to store."""
+    rng = np.random.default_rng(0)
+    return [
+        {
+            "state": rng.normal(size=20).astype(np.float32),
+            **{name: rng.integers(0, 256, (side, side, 3), np.uint8) for name in cameras},
+        }
+        for _ in range(DISTINCT)
+    ]
+
+
+def step(actor: str, number: int, obs: Obs, episode: int = 0, last: bool = False, version: int = 0) -> Step:
+    """A transition that says its number."""
+    zeros = np.zeros(7, np.float32)
+    return Step(
+        actor=actor,
+        episode=episode,
+        step=number,
+        action=zeros,
+        proposal=zeros,
+        target=np.zeros(7),
+        bent=False,
+        next_obs=obs,
+        reward=0.0,
+        grasp_penalty=0.0,
+        terminated=False,
+        truncated=last,
+        success=False,
+        who="policy",
+        takeover=-1,
+        policy_version=version,
+        time=0.1 * number,
+    )
+
+
+def actor(address: str, folder: Path, count: int) -> dict[str, float]:
+    """Send ``count`` transitions as fast as they go; the time until the last one is stored."""
+    observations = pictures()
+    keys = load_client_keys(folder / "keys") if (folder / "keys").exists() else None
+    with ActorLink(address, "actor", folder / "spool", keys=keys) as link:
+
+        def send(count: int) -> float:
+            begun = time.perf_counter()
+            for number in range(count):
+                link.send(step(link.session, number, observations[number % DISTINCT]))
+            if not link.wait_drained(300.0):
+                sys.exit("the learner did not store everything within 300 s")
+            return time.perf_counter() - begun
+
+        send(WARM)
+        return {"per_s": count / send(count)}
+
+
+def paced(address: str, folder: Path, count: int) -> dict[str, float]:
+    """A control loop at 50 Hz with three cameras: how long handing over a record takes, ms."""
+    observations = pictures(cameras=("front", "wrist", "side"))
+    durations: list[float] = []
+    with ActorLink(address, "actor", folder / "spool") as link:
+        due = time.perf_counter()
+        for number in range(count):
+            due += 0.02
+            time.sleep(max(0.0, due - time.perf_counter()))
+            record = step(link.session, number, observations[number % DISTINCT])
+            begun = time.perf_counter()
+            link.send(record)
+            durations.append(1000 * (time.perf_counter() - begun))
+    return {"p50_ms": float(np.median(durations)), "p99_ms": float(np.quantile(durations, 0.99))}
+
+
+def waiting(address: str, folder: Path, count: int) -> dict[str, float]:
+    """From `LearnerLink.publish` until an actor that looks every millisecond has ``count`` weights, ms."""
+    delays: list[float] = []
+    with ActorLink(address, "actor", folder / "spool") as link:
+        newest = -1
+        while len(delays) < count:
+            weights = link.weights()
+            if weights is not None and weights.version > newest:
+                newest = weights.version
+                delays.append(1000 * (time.monotonic() - weights.meta["at"]))
+            time.sleep(0.001)
+    return {"p50_ms": float(np.median(delays)), "p99_ms": float(np.quantile(delays, 0.99))}
+
+
+def learner(address: str, folder: Path, count: int) -> None:
+    """Store what arrives, until killed."""
+    keys = load_server_keys(folder / "keys") if (folder / "keys").exists() else None
+    with EpisodeStore(folder / "store") as store, LearnerLink(address, store.last_of_each(), keys=keys) as link:
+        print("ready", link.address, flush=True)
+        while True:
+            for item in link.receive(64, 0.1):
+                store.append(item.record, item.actor, item.seq, item.packed)
+                link.ack(item.actor, item.seq)
+
+
+def publisher(address: str, folder: Path, count: int) -> None:
+    """Publish weights five times a second, until killed."""
+    with LearnerLink(address) as link:
+        print("ready", link.address, flush=True)
+        version = 0
+        while True:
+            version += 1
+            link.publish(version, PARAMS, {"at": time.monotonic()})
+            time.sleep(0.2)
+
+
+def push(address: str, folder: Path, count: int) -> dict[str, float]:
+    """The raw baseline: records that are packed already, without numbers, spool or answer."""
+    payloads = [wire.pack(record_to_tree(step("actor", index, obs))) for index, obs in enumerate(pictures())]
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.connect(address)
+
+    def send(count: int) -> float:
+        begun = time.perf_counter()
+        for number in range(count):
+            socket.send(payloads[number % DISTINCT], copy=False)
+        socket.send(b"")
+        socket.recv()  # everything is written
+        return time.perf_counter() - begun
+
+    send(WARM)
+    return {"per_s": count / send(count)}
+
+
+def pull(address: str, folder: Path, count: int) -> None:
+    """Write what comes to one file; answer the end of a series."""
+    socket = zmq.Context.instance().socket(zmq.DEALER)
+    socket.bind(address)
+    print("ready", socket.getsockopt_string(zmq.LAST_ENDPOINT), flush=True)
+    fd = os.open(folder / "raw", os.O_WRONLY | os.O_CREAT, 0o644)
+    while True:
+        frame = socket.recv(copy=False)
+        if len(frame):
+            os.write(fd, frame.buffer)
+        else:
+            socket.send(b"")
+
+
+ROLES: dict[str, Callable[[str, Path, int], Any]] = {
+    role.__name__: role for role in (actor, paced, waiting, learner, publisher, push, pull)
+}
+
+
+def main(role: str, address: str, folder: Path, count: int) -> None:
+    """Play one role."""
+    figures = ROLES[role](address, folder, count)
+    print(json.dumps(figures), flush=True)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
