@@ -112,11 +112,22 @@ Taught on the robot "{robot}" with ``serl teach``. Every number may be edited.
 
 from __future__ import annotations
 
+import numpy as np
+
 from robot_servers.interface import Limits
 from serl_core.config import StartPose, Task
 
 # TCP poses in the base frame: x, y, z in m, quaternion x, y, z, w
 START = {start}
+'''
+
+
+GOALS = '''
+
+def goals(rng: np.random.Generator) -> np.ndarray:
+    """Where the TCP is when the task is done: the same place in every episode."""
+    return np.array(TARGET)
+
 '''
 
 
@@ -127,7 +138,7 @@ def source(lesson: Lesson, own: Limits) -> str:
     if lesson.grasp:
         parts.append(f"GRASP = {lesson.grasp.pose}  # gripper {lesson.grasp.gripper}\n")
     parts.append(f"TARGET = {lesson.target.pose}  # gripper {lesson.target.gripper}\n")
-    parts.append(_cameras(lesson.cameras))
+    parts += [_cameras(lesson.cameras), GOALS]
     parts.append(_task(lesson, limits))
     return "".join(parts)
 
@@ -154,6 +165,7 @@ def _task(lesson: Lesson, limits: Limits) -> str:
         "max_steps": str(math.ceil(lesson.seconds * CONTROL_HZ)),
         "start": f"StartPose(START, noise={start_noise(np.array(lesson.start.pose), limits)})",
         "limits": _limits(limits),
+        "goals": "goals",
         "axes": _names(AXES if lesson.turns else AXES[:3]),
         **_steps(limits),
         "gripper": str(lesson.gripper),

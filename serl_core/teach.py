@@ -47,7 +47,7 @@ def main(config: Config, ask: Ask = input, say: Say = print) -> int:
         except (KeyboardInterrupt, EOFError):
             say(f"\nstopped; {notebook.path} keeps what was taught: go on with serl teach {config.task} --resume")
             return 130
-    say(f"next: serl record --task {path} --robot {config.robot} --out runs/{path.stem}/demos")
+    say(f"{path} is written; start the server with --task {path}, then: serl record --task {path} --out …")
     return 0
 
 

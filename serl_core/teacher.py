@@ -16,7 +16,7 @@ from robot_servers.cameras.spec import parse_camera
 from robot_servers.interface import Image, Robot, RobotError, RobotState
 from robot_servers.limits import outside
 from serl_core.clock import Clock, LockstepClock, RealtimeClock
-from serl_core.config import ConfigError
+from serl_core.config import ConfigError, Task
 from serl_core.jog import HELP, PERIOD, Jogger, parse_jog
 from serl_core.taskfile import TURNS, Lesson, Notebook, Taught, largest_tilt, workspace
 
@@ -54,6 +54,8 @@ class Teacher:
         grasp = self._pose("grasp", "Grasp pose, or skip: ", optional=True)
         target = self._pose("target", "Target pose, where the task is done: ")
         assert start is not None and target is not None  # only what is optional can be skipped
+        if float(np.linalg.norm(np.subtract(start.pose, target.pose)[:3])) <= Task.goal_distance:
+            self._say("beware: the target is where episodes begin, so that each would end at once")
         lesson = Lesson(path.stem, about, metadata.robot, metadata.scene, start, target, (), grasp, gripper)
         lesson = self._corners(lesson)
         self.let_go()

@@ -128,6 +128,8 @@ def test_a_task_taught_by_hand_runs(fake, tmp_path):
     np.testing.assert_allclose(limits.box_low, (0.39, -0.11, 0.14), atol=1e-3)  # no margin towards the table
     np.testing.assert_allclose(limits.box_high, (0.61, 0.11, 0.36), atol=1e-3)
     assert limits.tilt == pytest.approx(0.3, abs=1e-3)
+    assert task.goals is not None
+    np.testing.assert_allclose(task.goals(np.random.default_rng(0))[:3], (0.55, -0.02, 0.15), atol=1e-6)
     assert (task.max_steps, task.gripper, len(task.axes), task.cameras) == (120, True, 6, ("front",))
     text = (tmp_path / "plug.py").read_text()
     assert '"front=realsense:7,crop=1:2:30:40,exposure=8000",' in text and "GRASP = (0.45, 0.05, 0.2" in text
@@ -160,7 +162,11 @@ def test_poses_and_corners_that_cannot_be_are_asked_for_again(fake, tmp_path):
     )
     task = taught(robot, tmp_path, person)
     assert person.was_told("box z is 0.010, limit 0.020") and person.was_told("tilt is 1.400, limit 1.200")
-    assert person.was_told("at least 2 corners") and person.was_told("they span along z only 1 mm")
+    assert (
+        person.was_told("the target is where episodes begin")
+        and person.was_told("at least 2 corners")
+        and person.was_told("they span along z only 1 mm")
+    )
     np.testing.assert_allclose(task.limits.box_high, (0.61, 0.11, 0.311), atol=1e-3)
     assert task.axes == ("x", "y", "z") and task.max_steps == 100 and task.cameras == ()
 
@@ -324,7 +330,7 @@ def test_the_command_teaches_a_served_arm_that_is_then_used(tmp_path):
         assert stopped.returncode == 130 and f"go on with serl teach {path} --resume" in stopped.stdout, stopped.stderr
         done = call(JOGGED[4:], "--resume")
         assert done.returncode == 0, done.stderr
-        assert f"next: serl record --task {path}" in done.stdout
+        assert f"{path} is written" in done.stdout
         task = load_task(str(path))
         with connected(task, "state", address) as session:
             env = make_env(session, task, "state", None, seed=0)
