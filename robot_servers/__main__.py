@@ -34,13 +34,15 @@ from robot_servers.server import Server
 
 log = logging.getLogger(__name__)
 
+# Cycles/s of the simulated arm: in real time as often as arms report their state; in lockstep every cycle costs time.
+RATES: dict[ClockMode, float] = {"realtime": 250.0, "lockstep": 100.0}
 
 def _mujoco(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> Driver:
     try:
         from robot_servers.drivers.mujoco import MujocoDriver
     except ImportError as error:
         raise RobotError(f"the simulated arm needs a package ({error}): install the extra sim") from error
-    return MujocoDriver(scene or "pick_cube", clock=clock, cameras=cameras)
+    return MujocoDriver(scene or "pick_cube", clock=clock, cameras=cameras, cycle_hz=RATES[clock])
 
 
 def _fake(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> Driver:

@@ -93,6 +93,7 @@ def _step(
         proposal=np.asarray(decision.action, np.float32),
         target=np.asarray(info["target"], np.float64),
         bent=bool(info["bent"]),
+        bends=list(info.get("bends", ())),
         next_obs=next_obs,
         reward=reward,
         grasp_penalty=float(info.get("grasp_penalty", 0.0)),

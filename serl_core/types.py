@@ -48,6 +48,7 @@ class Step:
     proposal       (A,) float32   what the policy wanted
     target         (7,) float64   the TCP target the guard really sent (m, quaternion, base frame)
     bent           bool           the guard changed the command
+    bends          list           of it: [limit, value asked for, bound] of every limit that did (SI units)
     next_obs       see `Obs`      the observation this step led to
     reward         float          task reward only; without the gripper penalty
     grasp_penalty  float          ≤ 0, for a toggle of the gripper
@@ -82,6 +83,7 @@ class Step:
     policy_version: int
     time: float
     aborted: bool = False
+    bends: list[list[Any]] = field(default_factory=list)
 
 
 Record: TypeAlias = EpisodeStart | Step

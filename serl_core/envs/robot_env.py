@@ -17,8 +17,10 @@ from gymnasium import spaces
 
 from robot_servers.geometry import pose_mul, rotvec_to_quat
 from robot_servers.interface import (
+    Applied,
     Array,
     Command,
+    CommandRefused,
     JointReset,
     MoveTo,
     NotOwner,
@@ -93,11 +95,11 @@ class RobotEnv(gym.Env[Any, Any]):
     ``ask`` is told once of every question that a reset puts to a person; without it the question is
     logged. Somebody then calls `Robot.confirm`.
 
-    ``info`` of a step: "target" (7,) the TCP target the guard sent; "bent": whether one of the
-    task's limits changed it; "time" s of the observation; "state": the `RobotState`; "gripper":
-    the last command, 1 open, 0 closed; and "abort", the reason, if the robot refused or failed. An aborted
-    step holds the robot, unless it is somebody else's by now, and truncates the episode; its observation
-    is the one before it.
+    ``info`` of a step: "target" (7,) the TCP target the guard sent; "bent": whether one of the task's
+    limits changed it; "bends": those limits, each with the value asked for and the bound; "time" s of the
+    observation; "state": the `RobotState`; "gripper": the last command, 1 open, 0 closed; and "abort", the
+    reason, if the robot refused or failed. An aborted step holds the robot, unless it is somebody else's
+    by now, and truncates the episode; its observation is the one before it.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium's own declaration is a mutable class attribute
@@ -138,14 +140,13 @@ class RobotEnv(gym.Env[Any, Any]):
     ) -> tuple[dict[str, npt.NDArray[Any]], dict[str, Any]]:
         """Reset scene and arm. Raises RobotError if the robot does not get there, or is somebody else's.
 
-        After STOP, a user stop or a fault it waits, as long as it takes, for the person who ends that.
+        After STOP, a user stop or a fault, also one on the way, it waits, as long as it takes, for the person who
+        ends that, or for the arm where it recovers by itself; then it begins again.
         """
         super().reset(seed=seed)
-        self._await_person()
-        self._robot.tighten(self._task.limits)  # whoever made the robot: no episode without its task's limits
-        self._robot.reset(self._plan())
-        self._clock.start()
-        status = self._await_reset()
+        status = self._reset_arm()
+        while _why_a_person(status):
+            status = self._reset_arm()
         if status.mode not in ("idle", "moving"):
             raise RobotError(f"the reset ended in mode {status.mode}: {status.reason or 'no reason given'}")
         self._clock.tick()  # the arm comes to rest
@@ -154,7 +155,7 @@ class RobotEnv(gym.Env[Any, Any]):
         state = self._robot.state()
         self._origin = state.pose
         self._observe(state)
-        return self._observation, self._info(state.pose, bent=False)
+        return self._observation, self._info(Applied(state.pose, None))
 
     def step(
         self, action: npt.NDArray[np.float32]
@@ -165,12 +166,12 @@ class RobotEnv(gym.Env[Any, Any]):
         self._check(action)
         self._steps += 1
         try:
-            target, bent = self._command(self._state, action)
+            applied = self._command(self._state, action)
             self._clock.tick()
             self._observe(self._robot.state())
         except RobotError as error:
             return self._aborted(error)
-        return self._observation, 0.0, False, self._steps >= self._task.max_steps, self._info(target, bent)
+        return self._observation, 0.0, False, self._steps >= self._task.max_steps, self._info(applied)
 
     # ── acting ──
 
@@ -182,15 +183,14 @@ class RobotEnv(gym.Env[Any, Any]):
             if not abs(value) <= 1.0 + ROUNDING:  # also catches nan
                 raise ValueError(f"action[{index}] ({names[index]}) is {value}, expected a number in [−1, 1]")
 
-    def _command(self, state: RobotState, action: npt.NDArray[np.float32]) -> tuple[Array, bool]:
-        """Send the target that ``action`` asks for; returns what the guard made of it, and whether it was bent."""
+    def _command(self, state: RobotState, action: npt.NDArray[np.float32]) -> Applied:
+        """Send the target that ``action`` asks for; returns what the guard made of it."""
         if self._task.gripper and abs(action[-1]) > 0.5:
             self._gripper = float(action[-1] > 0)
         delta = action_to_delta(self._task, action)
         asked = next_target(state.pose, self._start, delta, self._task.axes)
         gripper = self._gripper if self._task.gripper else None
-        applied = self._robot.command(Command(asked, gripper, state.time))
-        return applied.pose, bool(applied.bends)
+        return self._robot.command(Command(asked, gripper, state.time))
 
     def _aborted(self, error: RobotError) -> tuple[dict[str, npt.NDArray[Any]], float, bool, bool, dict[str, Any]]:
         """The end of an episode that cannot go on: the robot holds, the last observation stands."""
@@ -199,7 +199,8 @@ class RobotEnv(gym.Env[Any, Any]):
         if not isinstance(error, NotOwner):  # to hold is open to everyone: it would stop the new owner
             self._hold(f"episode aborted: {reason}")
         log.warning("episode aborted after %d steps: %s", self._steps, reason)
-        return self._observation, 0.0, False, True, {**self._info(self._state.pose, bent=True), "abort": reason}
+        info = {**self._info(Applied(self._state.pose, None)), "bent": True, "abort": reason}
+        return self._observation, 0.0, False, True, info
 
     def _hold(self, reason: str) -> None:
         with contextlib.suppress(RobotError):  # a robot that cannot even be told to hold does so by its watchdog
@@ -229,11 +230,12 @@ class RobotEnv(gym.Env[Any, Any]):
                 raise RobotError(f"camera {name}: the newest picture is {now - frames[name].time:.1f} s old")
         return {name: frames[name].image for name in self._task.cameras}
 
-    def _info(self, target: Array, bent: bool) -> dict[str, Any]:
+    def _info(self, applied: Applied) -> dict[str, Any]:
         assert self._state is not None
         return {
-            "target": target,
-            "bent": bent,
+            "target": applied.pose,
+            "bent": bool(applied.bends),
+            "bends": [[bend.limit, bend.value, bend.bound] for bend in applied.bends],
             "time": self._state.time,
             "state": self._state,
             "gripper": self._gripper,
@@ -273,6 +275,20 @@ class RobotEnv(gym.Env[Any, Any]):
         pose[:3] += offset[:3]
         turn = np.concatenate([np.zeros(3), rotvec_to_quat(np.array([0.0, 0.0, offset[3]]))])
         return pose_mul(pose, turn)
+
+    def _reset_arm(self) -> Status:
+        """One try: how it ended."""
+        self._await_person()
+        self._robot.tighten(self._task.limits)  # whoever made the robot: no episode without its task's limits
+        try:
+            self._robot.reset(self._plan())
+        except CommandRefused:
+            status = self._robot.status()
+            if not _why_a_person(status):
+                raise
+            return status
+        self._clock.start()
+        return self._await_reset()
 
     def _await_person(self) -> None:
         """Wait while only a person may let the arm go on; say so once."""

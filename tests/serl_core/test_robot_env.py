@@ -217,3 +217,5 @@ def test_a_target_outside_of_the_task_is_bent_and_said_so():
     env.reset(seed=0)
     info = env.step(np.array([0, 0, 1, 0], np.float32))[4]
     assert info["bent"] and info["target"][2] == pytest.approx(0.39)
+    assert [limit for limit, _, _ in info["bends"]] == ["box z"]
+    assert info["bends"][0][1] < 0.39 == info["bends"][0][2]
