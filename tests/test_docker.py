@@ -122,6 +122,18 @@ def test_the_commands_of_the_services_are_understood():
         assert name != "server" or config.robot in DRIVERS
 
 
+def test_the_commands_of_the_readme_exist():
+    """Guards the first lines that a lab copies."""
+    block = README.split("```sh\n")[1].split("```")[0]
+    assert set(re.findall(r" serl (\S+)", block)) <= {*cli.COMMANDS, "--help"}
+    assert set(re.findall(r"-f (\S+)", block)) == {"docker/compose.yaml"}
+    profiles = set(re.findall(r"--profile (\w+)", block))
+    assert profiles and profiles <= {
+        profile for found in services("compose.yaml").values() for profile in found["profiles"]
+    }
+    assert re.search(r"^images:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
 def test_the_services_are_what_a_lab_of_two_computers_needs():
     """Guards real-time rights, devices and the network of the robot PC, and that no arm starts by itself."""
     found = services("compose.yaml")
