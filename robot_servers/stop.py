@@ -6,6 +6,7 @@ hardware stop in reach. Calls, answered as in `robot_servers.answering`: ``stop(
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from collections.abc import Callable
 import zmq
 
 from robot_servers.answering import Call, Context, address_of, answer_request, open_socket, receive, send
-from robot_servers.channel import Channel
+from robot_servers.channel import Channel, NoAnswer
 from robot_servers.hello import STOP_PORT, beside, say_hello
 from robot_servers.interface import RobotError
 from robot_servers.keys import ClientKeys, ServerKeys
@@ -65,12 +66,17 @@ class StopService:
 
 
 def stop_address(address: str, keys: ClientKeys | None = None) -> str:
-    """Where the STOP of the robot server at ``address`` is: as it says itself, or if it hangs, the usual place."""
+    """Where the STOP of the robot server at ``address`` is: as it says itself, or if it hangs, the usual place.
+
+    Raises `NoAnswer` if it does not let this client in.
+    """
     channel = Channel(address, ASK, keys=keys)
     try:
         return say_hello(channel, ASK).sockets.get("stop", beside(address, STOP_PORT))
     except RobotError as error:
-        log.warning("%s; trying the usual place of its STOP", error)
+        if isinstance(error, NoAnswer) and error.refused:
+            raise
+        log.info("%s; trying the usual place of its STOP", error)
         return beside(address, STOP_PORT)
     finally:
         channel.close()
@@ -78,10 +84,9 @@ def stop_address(address: str, keys: ClientKeys | None = None) -> str:
 
 def send_stop(address: str, reason: str, keys: ClientKeys | None = None) -> None:
     """STOP the robot served at ``address``. Raises `RobotError` if it is not certain that it heard."""
-    channel = Channel(stop_address(address, keys), ANSWER, keys=keys)
     try:
-        channel.call("stop", reason)
+        channel = Channel(stop_address(address, keys), ANSWER, keys=keys)
+        with contextlib.closing(channel):
+            channel.call("stop", reason)
     except RobotError as error:
         raise RobotError(f"NOT STOPPED, use the hardware stop: {error}") from error
-    finally:
-        channel.close()

@@ -10,6 +10,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+from robot_servers.keys import load_client_keys
 from serl_core.config import Observation
 from serl_core.metrics import Metrics
 from serl_core.policies import LinkPolicy
@@ -33,6 +34,8 @@ class Config:
     robot: str = "tcp://127.0.0.1:5555"  # address of the robot server
     truth: str | None = None  # address of a simulated scene's ground truth: success oracle, scripted operator
     learner: str = "tcp://127.0.0.1:5557"  # address of the learner
+    keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot or a learner on another one
+    insecure: bool = False  # allow a learner on another machine without keys: others can read and write what is sent
     operator: Literal["scripted", "none"] = "scripted"  # who corrects the policy
     name: str = "actor"  # of this actor: letters, digits, "_", "." and "-"
     env_steps: int = 0  # end after this many steps; 0: until stopped
@@ -103,9 +106,10 @@ def training_seeds(seed: int, already: int) -> Iterator[int]:
 def main(config: Config) -> int:
     """Act until the steps are done or someone stops it; what cannot be delivered now waits in the spool."""
     task = load_task(config.task)
+    keys = load_client_keys(config.keys) if config.keys else None
     with (
-        connected(task, config.obs, config.robot, config.truth) as session,
-        ActorLink(config.learner, config.name, config.run_dir / "spool") as link,
+        connected(task, config.obs, config.robot, config.truth, keys=keys) as session,
+        ActorLink(config.learner, config.name, config.run_dir / "spool", config.insecure, keys=keys) as link,
         StopFlag().on_signals() as stop,
     ):
         operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None

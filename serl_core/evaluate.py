@@ -10,6 +10,7 @@ from typing import Annotated
 
 import tyro
 
+from robot_servers.keys import ClientKeys, load_client_keys
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation, Task
 from serl_core.metrics import Metrics
@@ -33,6 +34,7 @@ class Config:
     episodes: int = 100
     robot: str = ""  # address of a robot server; default: start a simulated one
     truth: str | None = None  # address of its ground truth
+    keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
     first_seed: int = FIRST_SEED  # episode i has the seed first_seed + i
 
 
@@ -65,10 +67,11 @@ def evaluate(
     first_seed: int = FIRST_SEED,
     operator: OperatorConfig | None = None,
     metrics: Metrics | None = None,
+    keys: ClientKeys | None = None,
 ) -> Tally:
     """Run the episodes at ``address`` (robot server, ground truth) and count; ``operator`` only to measure one."""
     tally = Tally()
-    with connected(task, obs, *address) as session, progress("evaluating", episodes) as bar:
+    with connected(task, obs, *address, keys=keys) as session, progress("evaluating", episodes) as bar:
         rollout(
             make_env(session, task, obs, operator, seed=first_seed),
             policy,
@@ -102,6 +105,7 @@ def main(config: Config) -> int:
             episodes=config.episodes,
             first_seed=config.first_seed,
             metrics=Metrics(path),
+            keys=load_client_keys(config.keys) if config.keys else None,
         )
     result = {**tally.evaluation(), "first_seed": config.first_seed, "checkpoint": newest.name}
     write_json(config.run_dir / "eval.json", result)

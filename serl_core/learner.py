@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from robot_servers.keys import load_server_keys
 from serl_core.agents.policy import params_to_tree, tree_from_flat, tree_to_flat
 from serl_core.agents.sac import SAC
 from serl_core.checkpoint import Checkpoints
@@ -45,6 +46,8 @@ class Config:
     obs: Observation = "state"  # what the policy sees
     seed: int = 0
     address: str = "tcp://127.0.0.1:5557"  # where actors connect
+    keys: Path | None = None  # folder of the server's keys (serl keys): needed for an address that others can reach
+    insecure: bool = False  # allow such an address without keys: whoever reaches it can send anything
     demos: Path | None = None  # demonstrations to start from; default: RUN_DIR/demos
     env_steps: int = 0  # end after this many online transitions; 0: learn until stopped
     preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
@@ -304,9 +307,10 @@ def check_claim(config: Config) -> dict[str, Any]:
 def main(config: Config) -> int:
     """Learn until done or stopped; always leave a checkpoint and the figures of the run."""
     claimed = check_claim(config)
+    keys = load_server_keys(config.keys) if config.keys else None
     with (
         EpisodeStore(config.run_dir / "episodes") as store,
-        LearnerLink(config.address, stored=store.last_of_each()) as link,
+        LearnerLink(config.address, store.last_of_each(), config.insecure, keys=keys) as link,
         StopFlag().on_signals() as stop,
     ):
         write_json(config.run_dir / "config.json", claimed)  # only now: store and port are ours

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from robot_servers.keys import load_client_keys
 from serl_core.config import Observation, Task
 from serl_core.data.episodes import EpisodeStore
 from serl_core.metrics import Metrics, read
@@ -34,6 +35,7 @@ class Config:
     steps: int = 0  # go on beyond ``episodes`` until this many steps are kept
     robot: str = "tcp://127.0.0.1:5555"  # address of the robot server
     truth: str | None = None  # address of the server's ground truth
+    keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
     seed: int = 0  # of scenes and operator
 
 
@@ -77,7 +79,8 @@ def idle(task: Task) -> Callable[[Obs], Decision]:
 def main(config: Config) -> int:
     """Record, and refuse to go on for ever with an operator who does not succeed."""
     task = load_task(config.task)
-    with connected(task, config.obs, config.robot, config.truth) as session:
+    keys = load_client_keys(config.keys) if config.keys else None
+    with connected(task, config.obs, config.robot, config.truth, keys=keys) as session:
         env = make_env(session, task, config.obs, OperatorConfig(mode="always"), config.seed)
         with progress("recording demonstrations", config.episodes) as bar, EpisodeStore(config.out) as store:
             kept = SuccessfulEpisodes(store, Metrics(config.out / "metrics.jsonl"), bar)

@@ -15,6 +15,7 @@ import numpy as np
 
 from robot_servers.client import RobotClient, TruthClient
 from robot_servers.interface import CommandRefused, Limits, Metadata, NotOwner, Robot, RobotError
+from robot_servers.keys import ClientKeys
 from serl_core.clock import Clock, LockstepClock, RealtimeClock
 from serl_core.config import ConfigError, Observation, Task, Truth
 from serl_core.envs.build import build_env
@@ -38,14 +39,19 @@ class Session:
 
 @contextlib.contextmanager
 def connected(
-    task: Task, obs: Observation, address: str, truth_address: str | None = None, patience: float = LEASE_WAIT
+    task: Task,
+    obs: Observation,
+    address: str,
+    truth_address: str | None = None,
+    patience: float = LEASE_WAIT,
+    keys: ClientKeys | None = None,
 ) -> Iterator[Session]:
     """Own the robot at ``address`` for one task, bound by the task's limits, until the end of the block.
 
     ``truth_address`` is that of its privileged channel. Raises RobotError within 5 s if nobody answers, if
     the robot does not fit the task, or if another client still owns it after ``patience`` s.
     """
-    robot = RobotClient(address)
+    robot = RobotClient(address, keys=keys)
     robot.connect()
     with contextlib.ExitStack() as stack:
         stack.callback(robot.close)
@@ -53,7 +59,7 @@ def connected(
         _take(robot, task, address, patience)
         truth = None
         if truth_address is not None:
-            client = TruthClient(truth_address)
+            client = TruthClient(truth_address, keys=keys)
             stack.callback(client.close)
             truth = client.ground_truth
         yield Session(robot, _clock(robot, task), truth)

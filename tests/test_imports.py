@@ -98,7 +98,7 @@ TABLE: dict[str, set[str]] = {
     # the actor's side, without jax
     "serl_core.teleop": {*PLAIN, "serl_core.envs"},
     "serl_core.envs": {*PLAIN, "serl_core.teleop"},
-    "serl_core.session": {*PLAIN, "robot_servers.client", "serl_core.envs", "serl_core.teleop"},
+    "serl_core.session": {*PLAIN, "robot_servers.client", "robot_servers.keys", "serl_core.envs", "serl_core.teleop"},
     "serl_core.jog": PLAIN,
     "serl_core.taskfile": {"robot_servers.interface", "robot_servers.geometry", "serl_core.config"},
     "serl_core.teacher": {*PLAIN, "robot_servers.limits", CAMERAS, "serl_core.jog", "serl_core.taskfile"},
