@@ -14,6 +14,7 @@ from typing import Literal
 from serl_core import metrics
 from serl_core.config import START_AFTER, ConfigError, Observation, Preset
 from serl_core.data.episodes import EpisodeStore
+from serl_core.franka_sim import launch as franka_sim
 from serl_core.processes import Child, children, serl
 from serl_core.progress import Progress, progress
 from serl_core.simulated import server_options
@@ -21,6 +22,7 @@ from serl_core.summary import Tally, read_json, write_json
 from serl_core.tasks import load_task
 
 LEARNER_FINISHES = 120.0  # s for the last updates; lockstep never leaves it more than 20 transitions behind
+NICE = {"simulated": 10, "franka-sim": 19}  # of the learner: in real time everything else comes first
 RECENT = 20  # episodes behind the rates shown while it trains
 
 
@@ -30,6 +32,7 @@ class Config:
 
     task: str = "pick_cube"  # task by name, or the path of a task file
     obs: Observation = "state"  # what the policy sees: "state", or the cameras' "pixels"
+    robot: Literal["simulated", "franka-sim"] = "simulated"  # "franka-sim": the real libfranka, in real time
     seed: int = 0
     run_dir: Path | None = None  # where everything goes; default: runs/TASK-OBS-DATE
     env_steps: int = 5_000  # steps of training
@@ -68,9 +71,20 @@ class Demo:
     def serve(self) -> tuple[str | Path, ...]:
         """Start the simulated arm; returns the options that lead to it."""
         task = load_task(self.config.task)
+        if self.config.robot == "franka-sim":
+            return self.serve_franka()
         server = self.start("server", "mujoco", *server_options(task, self.config.obs))
         robot, _, truth = server.ready(timeout=60.0)
         return ("--robot", robot, "--truth", truth)
+
+    def serve_franka(self) -> tuple[str | Path, ...]:
+        """Start an emulated Franka, and the server that would serve a real one; no ground truth."""
+        emulator = franka_sim.start(self.run_dir / "logs" / "franka-sim.log")
+        self._running.append(emulator)
+        (address,) = emulator.ready(franka_sim.STARTS)
+        real = ("--address", address, "--tool", "franka-hand", "--waive-realtime", "--task", self.config.task)
+        server = self.start("server", "franka", *real, "--port", 0)
+        return ("--robot", server.ready(timeout=60.0)[0])
 
     def record(self, robot: tuple[str | Path, ...]) -> dict[str, int]:
         """Record the demonstrations."""
@@ -93,8 +107,9 @@ class Demo:
         if self.trained():
             return
         common = ("--run-dir", self.run_dir, "--env-steps", config.env_steps, "--resume", *self._common)
-        settings = ("--lockstep", "--preset", config.preset, "--utd", config.utd)
-        learner = self.start("learner", *common, *settings, "--address", "tcp://127.0.0.1:*", nice=10)
+        pace = ("--lockstep",) if config.robot == "simulated" else ()  # a real arm waits for nobody
+        settings = (*pace, "--preset", config.preset, "--utd", config.utd)
+        learner = self.start("learner", *common, *settings, "--address", "tcp://127.0.0.1:*", nice=NICE[config.robot])
         (address,) = learner.ready(timeout=120.0)
         actor = self.start("actor", *common, *robot, "--learner", address, "--operator", config.operator)
         with progress("training (steps)", config.env_steps) as bar:
@@ -142,6 +157,7 @@ class Demo:
         return {
             "task": self.config.task,
             "obs": self.config.obs,
+            "robot": self.config.robot,
             "seed": self.config.seed,
             "operator": self.config.operator,
             "preset": self.config.preset,
@@ -184,6 +200,8 @@ def check_same(config: Config, run_dir: Path) -> None:
 def main(config: Config) -> int:
     """Run the demo, or go on with one that was stopped; 0 only if training ran and the evaluation finished."""
     task, config = load_task(config.task), with_pixels_if_possible(config)
+    if config.robot == "franka-sim" and (task.goals is None or config.obs != "state"):
+        raise ConfigError("the emulated Franka has neither objects nor cameras: choose --task reach --obs state")
     if config.env_steps <= START_AFTER:
         raise ConfigError(f"--env-steps {config.env_steps}: training starts after {START_AFTER} steps, so ask for more")
     run_dir = config.run_dir or Path("runs") / f"{task.name}-{config.obs}-{datetime.now():%Y%m%d-%H%M%S}"

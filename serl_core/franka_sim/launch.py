@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from serl_core.processes import Child, ChildFailed
+from serl_core.processes import Child, ChildFailed, children
 
 PACKAGE = "franka-sim==1.1.7"
 FCI_PORT = 1337
@@ -31,14 +31,16 @@ def emulated_franka(log: Path) -> Iterator[tuple[str, Child]]:
 
     Raises `ChildFailed` if the environment cannot be made, e.g. without network, or the emulator does not start.
     """
-    python = environment()
-    host = free_host()
-    child = Child("franka-sim", (str(python), str(Path(__file__).with_name("emulator.py")), host), log, listens=True)
-    try:
-        child.ready(STARTS)
-        yield host, child
-    finally:
-        child.stop(grace=5.0)
+    with children() as running:
+        emulator = start(log)
+        running.append(emulator)
+        yield emulator.ready(STARTS)[0], emulator
+
+
+def start(log: Path) -> Child:
+    """The emulator's process; it becomes ready with its address."""
+    script = Path(__file__).with_name("emulator.py")
+    return Child("franka-sim", (str(environment()), str(script), free_host()), log, listens=True)
 
 
 def cache() -> Path:

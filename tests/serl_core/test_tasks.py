@@ -7,10 +7,9 @@ from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import RobotError
 from serl_core.clock import LockstepClock
 from serl_core.config import ConfigError
-from serl_core.envs.build import build_env
-from serl_core.envs.rewards import OracleJudge
+from serl_core.session import Session, make_env
 from serl_core.tasks import known_tasks, load_task
-from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
+from serl_core.teleop.scripted import OperatorConfig
 
 mujoco = pytest.importorskip("robot_servers.drivers.mujoco")
 TASKS = known_tasks()
@@ -22,10 +21,9 @@ def connected(task) -> GuardedRobot:
     return robot
 
 
-def make(task, robot: GuardedRobot, device=None, judge=True):
-    clock, truth = LockstepClock(1.0 / task.control_hz, robot.advance), robot.ground_truth
-    oracle = OracleJudge(truth) if judge else None
-    return build_env(task, robot, obs="state", clock=clock, truth=truth, judge=oracle, device=device)
+def make(task, robot: GuardedRobot, operator: OperatorConfig | None = None):
+    clock = LockstepClock(1.0 / task.control_hz, robot.advance)
+    return make_env(Session(robot, clock, robot.ground_truth), task, "state", operator, seed=0)
 
 
 def test_an_unknown_task_names_the_nearest():
@@ -40,8 +38,7 @@ def test_the_scripted_person_solves_the_task(name):
     """Guards demonstrations and corrections: scene, way-points, compliance and operator fit together."""
     task = load_task(name)
     robot = connected(task)
-    hand = ScriptedOperator(task, robot.state, robot.ground_truth, OperatorConfig("always"), np.random.default_rng(0))
-    env = make(task, robot, hand)
+    env = make(task, robot, OperatorConfig("always"))
     for seed in range(5):
         env.reset(seed=seed)
         ended, info = False, {}
@@ -57,7 +54,7 @@ def test_the_same_seed_gives_the_same_episode(name):
     """Guards repeatability: bit for bit, whatever happened before."""
     task = load_task(name)
     robot = connected(task)
-    env = make(task, robot, judge=False)
+    env = make(task, robot)
 
     def episode(seed: int) -> np.ndarray:
         actions = np.random.default_rng(seed).uniform(-1, 1, (15, task.action_dim)).astype(np.float32)
