@@ -43,9 +43,12 @@ SPEED = 0.05  # m/s
 TURN_SPEED = 0.5  # rad/s
 TIMEOUT = 5.0  # s that a call may take
 PERIOD = 0.05  # s between two commands
-SETTLED = 0.25  # s without motion after which the arm has arrived
+SETTLED = 0.2  # s without motion after which the arm has arrived
 STILL = (1e-4, 1.5e-3)  # m and rad; less is noise
 MOTION_TIME = 3.0  # s after which a motion counts as over, arrived or not
+SOFT_TIME = 10.0  # s that a soft start may take
+RESET_TIME = 5.0  # s that a reset of no steps may take
+TRIES = 3
 FROZEN = 2.0  # s of the wall without a new measurement in real time
 BUSY = ("resetting", "guiding", "user-stopped", "fault", "stopped")
 
@@ -61,6 +64,7 @@ class Bench:
         self._hello: Hello | None = None
         self._start: Array | None = None
         self.farthest = 0.0  # m along one axis that the arm was seen from where it was found
+        self._newest = -math.inf  # time of the newest measurement that was seen
         self._owner: Channel | None = None  # who has the lease in place of `robot`
 
     def __enter__(self) -> Bench:
@@ -159,34 +163,35 @@ class Bench:
         else:
             time.sleep(seconds)
 
-    def tick(self) -> RobotState:
-        """The next measurement. Raises `Violation` if the robot's time stands still."""
-        before, wall = self.robot.state().time, time.monotonic()
+    def tick(self, step: float = 0.0) -> RobotState:
+        """A new measurement, ``step`` s later or in the next cycle. Raises `Violation` if time stands still."""
+        wall = time.monotonic()
         while True:
-            self.wait(self.cycle if self.lockstep else min(self.cycle / 4, 0.01))
+            self.wait(max(step, self.cycle if self.lockstep else min(self.cycle / 4, 0.01)))
             state = self.robot.state()
-            if state.time > before:
+            if state.time > self._newest:
                 self._note(state)
                 return state
             if self.lockstep or time.monotonic() - wall > FROZEN:
                 fail(f"the time of its states stands still at {state.time:.3f} s", "measure once in every cycle")
 
-    def until(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait for the condition, at most ``seconds`` of the robot's time."""
+    def until(self, condition: Callable[[], bool], seconds: float, step: float = 0.02) -> bool:
+        """Wait for the condition, looking every ``step`` s, at most ``seconds`` of the robot's time."""
         end = self.robot.state().time + seconds
         while not condition():
-            if self.tick().time > end:
+            if self.tick(step).time > end:
                 return False
         return True
 
     def watch(self, seconds: float) -> list[RobotState]:
-        """Every measurement of the next ``seconds`` of the robot's time, without a command."""
+        """Measurements of the next ``seconds`` of the robot's time, without a command."""
         trace = [self.robot.state()]
         while trace[-1].time - trace[0].time < seconds:
-            trace.append(self.tick())
+            trace.append(self.tick(PERIOD))
         return trace
 
     def _note(self, state: RobotState) -> None:
+        self._newest = state.time
         if self._start is not None:
             self.farthest = max(self.farthest, float(np.abs(state.pose[:3] - self._start[:3]).max()))
 
@@ -198,17 +203,22 @@ class Bench:
     def ready(self, **changes: Any) -> None:
         """Own the robot within the small limits (and ``changes``), not held, and back where it was found."""
         self.robot.tighten(self.small())
-        self.until(lambda: not self.status().soft, 10.0)
+        self.until(lambda: not self.status().soft, SOFT_TIME, step=0.1)
         self.robot.reset(())
-        if not self.until(lambda: self.status().mode != "resetting", 5.0):
+        if not self.until(lambda: self.status().mode != "resetting", RESET_TIME):
             fail("an empty reset does not end", "an empty plan is done at once: it is how a hold is ended")
-        self.follow(self.start)
+        if not self._at_start():
+            self.follow(self.start)
         if changes:
             self.robot.tighten(self.small(**changes))
 
+    def _at_start(self) -> bool:
+        away = np.abs(self.robot.state().pose - self.start)
+        return bool(away[:3].max() < STILL[0] and away[3:].max() < STILL[1])
+
     def send(self, pose: Array, gripper: float | None = None) -> Applied:
         """Command this target as the answer to the newest state; again where this program was too slow for it."""
-        for _ in range(3):
+        for _ in range(TRIES):
             begun = time.monotonic()
             state = self.robot.state()
             try:
@@ -218,15 +228,15 @@ class Bench:
                     raise
         return self.robot.command(Command(pose, gripper, self.robot.state().time))
 
-    def follow(self, pose: Array, gripper: float | None = None, seconds: float = MOTION_TIME) -> list[RobotState]:
-        """Command this target until the arm rests; every measurement on the way, at best one for each cycle."""
+    def follow(self, pose: Array, fine: bool = False) -> list[RobotState]:
+        """Command this target until the arm rests; measurements on the way, at best one for each cycle if ``fine``."""
         trace = [self.robot.state()]
         due = trace[0].time
-        while trace[-1].time - trace[0].time < seconds and not _rests(trace):
+        while trace[-1].time - trace[0].time < MOTION_TIME and not _rests(trace):
             if trace[-1].time >= due - 1e-9:
-                self.send(pose, gripper)
+                self.send(pose)
                 due = trace[-1].time + PERIOD
-            trace.append(self.tick())
+            trace.append(self.tick(0.0 if fine else PERIOD))
         return trace
 
     def go(self, pose: Array) -> Array:

@@ -42,7 +42,7 @@ def rotation(bench: Bench) -> str:
     """About an axis that no exchange of components leaves in place."""
     bench.ready()
     bench.go(bench.target((0, 0, 0), -ANGLE * AXIS))
-    trace = bench.follow(bench.target((0, 0, 0), ANGLE * AXIS))
+    trace = bench.follow(bench.target((0, 0, 0), ANGLE * AXIS), fine=True)
     turned = _turned(trace[0].pose[3:], trace[-1].pose[3:])
     advice = "the order (x, y, z, w) of quaternions, in states and commands, and the base frame"
     _compare(turned, 2 * ANGLE * AXIS, math.degrees(1.0), "°", advice)
@@ -129,7 +129,7 @@ def _diagonal(bench: Bench) -> list[RobotState]:
     """A motion along and about no axis of any frame."""
     bench.ready()
     bench.go(bench.target(-MOVE * DIAGONAL, -ANGLE * AXIS))
-    return bench.follow(bench.target(MOVE * DIAGONAL, ANGLE * AXIS))
+    return bench.follow(bench.target(MOVE * DIAGONAL, ANGLE * AXIS), fine=True)
 
 
 def _compare(got: Array, meant: Array, scale: float, unit: str, advice: str) -> None:

@@ -14,8 +14,8 @@ from robot_servers.geometry import quat_angle
 from robot_servers.interface import AskPerson, Command, CommandRefused, MoveTo, ResetStep
 
 WATCH = 0.5  # s of the wall that a client may see a hold late in real time
-SETTLE = 0.7  # s that a moving arm may take to rest
-STAY = 1.0  # s for which it is watched then
+SETTLE = 0.6  # s that a moving arm may take to rest
+STAY = 0.8  # s for which it is watched then
 CREEP = (5e-4, math.radians(0.3))  # m and rad in that time; more is a motion
 RESET_TIME = 15.0  # s
 QUESTION = "conformance: is somebody there?"
@@ -33,7 +33,9 @@ def watchdog(bench: Bench) -> str:
         mode = bench.status().mode
         expect(mode == "moving", f"mode {mode} after half of the watchdog's time", "hold after it, not before")
     slack = 3 * bench.cycle + (0.0 if bench.lockstep else WATCH)
-    held = bench.until(lambda: bench.status().mode == "holding", bound - (bench.robot.state().time - begun) + slack)
+    held = bench.until(
+        lambda: bench.status().mode == "holding", bound - (bench.robot.state().time - begun) + slack, step=0.0
+    )
     after = bench.robot.state().time - begun
     expect(
         held,

@@ -63,10 +63,10 @@ CHECKS: tuple[Check, ...] = (
     Check("person", "A plan that asks a person waits for the answer.", stopping.person, PLACE),
     Check("lease", "Only the owner of the lease commands.", owners.lease, PLACE),
     Check("fight", "Two that fight for the lease never both command.", owners.fight, PLACE),
-    Check("dead owner", "The lease of a dead client ends, in a hold.", owners.dead_owner, PLACE),
     Check("gripper", "The gripper opens and closes in normalised numbers.", devices.gripper, PLACE),
     Check("cameras", "Pictures have the stated size, are fresh and not frozen.", devices.cameras, ("state", "clock")),
     Check("stop", "After STOP nothing moves until somebody recovers the arm.", stopping.stop, PLACE),
+    Check("dead owner", "The lease of a dead client ends, in a hold.", owners.dead_owner, PLACE),
     Check("flood", "A client that does not read delays no other.", protocol.flood),
     Check("garbage", "No bytes end the service.", protocol.garbage),
 )
