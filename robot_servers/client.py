@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
 from robot_servers import wire
@@ -51,6 +52,7 @@ class RobotClient:
         self._shared: FrameReader | None = None
         self._keys = keys
         self._metadata: Metadata | None = None
+        self._sockets: Mapping[str, str] = {}
         self._limits: Limits | None = None
         self._acquired = False
 
@@ -66,6 +68,11 @@ class RobotClient:
         if self._metadata is None:
             raise RobotError("the client is not connected: call connect() first")
         return self._metadata
+
+    @property
+    def sockets(self) -> Mapping[str, str]:
+        """The server's further sockets by name, as this client reaches them; known after `connect`."""
+        return self._sockets
 
     @property
     def offset(self) -> ClockOffset:
@@ -88,7 +95,7 @@ class RobotClient:
             self._stop_channel = Channel(hello.sockets["stop"], STOP_TIMEOUT, keys=self._keys)
             self._stop_channel.call("ready", timeout=1.0)
         self._shared = attach(hello.sockets.get("frames", ""), hello.metadata.cameras)
-        self._metadata = hello.metadata
+        self._metadata, self._sockets = hello.metadata, hello.sockets
 
     def close(self) -> None:
         if self._acquired:
