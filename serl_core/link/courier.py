@@ -47,6 +47,7 @@ class Courier:
 
     WINDOW = 256  # records
     WINDOW_BYTES = 32 << 20
+    MAX_PATIENCE = 16.0  # s until a silent connection is given up, at most
 
     def __init__(
         self, address: str, actor: str, spool: Spool, view: View, away_after: float, keys: ClientKeys | None
@@ -68,6 +69,7 @@ class Courier:
         self._next_beat = 0.0
         self._next_run = 0.0
         self._renew_at = 0.0
+        self._patience = away_after
 
     def start(self) -> None:
         self._thread.start()
@@ -150,8 +152,10 @@ class Courier:
     def _on_welcome(self, frame: memoryview) -> None:
         stored = protocol.fields_of(frame, stored=dict)["stored"]
         self._release(stored)
-        self._cursor = self._spool.released
+        if not self._known:  # a second answer, to a hello repeated on a slow network, asks for nothing again
+            self._cursor = self._spool.released
         self._known = True
+        self._patience = self._away_after
         self._share(connected=True, refused="")
 
     def _on_ack(self, frame: memoryview) -> None:
@@ -238,7 +242,10 @@ class Courier:
     # ── a silent learner ─────────────────────────────────────────────────────────────────────────
 
     def _watch(self, now: float) -> None:
-        """After a silence start over on a new socket: the old connection may be half open."""
+        """After a silence start over on a new socket: the old connection may be half open.
+
+        Ever more patiently: on a slow network a connection takes longer than the first silence.
+        """
         if now - self._view.heard < self._away_after or now < self._renew_at:
             return
         if self._view.connected:
@@ -248,7 +255,8 @@ class Courier:
                 self._spool.end - self._spool.released,
             )
         self._renew()
-        self._renew_at = now + self._away_after
+        self._renew_at = now + self._patience
+        self._patience = min(2 * self._patience, self.MAX_PATIENCE)
 
     def _renew(self) -> None:
         self._known = False

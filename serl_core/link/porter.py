@@ -205,15 +205,17 @@ class Porter:
             return self._reject(ident, text)
         hello = protocol.fields_of(frames[0], actor=str, sessions=dict, version=int)
         sessions = _checked(hello["sessions"])
-        fresh = ident not in self._peers
-        self._peers[ident] = Peer(hello["actor"], set(sessions), time.monotonic(), hello["version"])
-        if fresh:
+        known = self._peers.get(ident)
+        peer = self._peers[ident] = Peer(hello["actor"], set(sessions), time.monotonic(), hello["version"])
+        if known:  # a hello repeated on a slow network: the weights are under way already
+            peer.under_way, peer.sent_at = known.under_way, known.sent_at
+        else:
             log.info("actor %s is here", hello["actor"])
         self._share_peers()
         stored = {name: self._begin(ident, name, first) for name, (first, _) in sessions.items()}
         self._say(ident, protocol.message(protocol.WELCOME, protocol=protocol.PROTOCOL, stored=stored))
         self._say(ident, protocol.message(protocol.REPORT, report=self._shared.report, stored=stored))
-        self._warn_of_old_weights(self._peers[ident])
+        self._warn_of_old_weights(peer)
 
     def _begin(self, ident: bytes, name: str, first: int) -> int:
         """Be ready for session ``name``, whose oldest record is ``first``; what is stored of it."""
