@@ -105,8 +105,8 @@ class Cycle:
             self._thread.join(DRIVER_WAIT)
         if self._state is None:
             return
+        self.stop_driver()  # first, and also if the driver hangs
         with contextlib.suppress(RobotError), self.idle():
-            self.stop_driver()
             self._driver.close()
 
     # ── what the robot's users cause ──
@@ -136,16 +136,26 @@ class Cycle:
         self.check()
 
     def recover(self) -> None:
-        """Bring the arm back, between two periods. Raises `RobotError` saying what a person has to do first."""
+        """A person brings the arm back, between two periods. Raises `RobotError` saying what has to be done first."""
         self.check()
         with self.idle():
-            self._driver.recover()
-            state = self._measure()
-            with self.lock:
+            self._bring_back(self._guard.recover)
+
+    def _bring_back(self, resume: Callable[[RobotState], None]) -> None:
+        """Between two periods. A STOP that comes meanwhile is stronger."""
+        stops = self._guard.stops
+        self._driver.recover()
+        state = self._measure()
+        with self.lock:
+            stopped = self._guard.stops != stops
+            if not stopped:
                 self._state, self.health = state, Health()
-                self._guard.recover(state)
-            self._applied = None  # the driver has started its controller anew
-            self._comply(state.time)
+                resume(state)
+        if stopped:
+            self.stop_driver()
+            raise RobotError("STOP was called while the arm recovered: it stays stopped")
+        self._applied = None  # the driver has started its controller anew
+        self._comply(state.time)
 
     def stop_driver(self) -> None:
         """The last word to an arm that nobody leads any more; what called it must go on whatever happens."""
@@ -285,7 +295,7 @@ class Cycle:
 
     def _heed(self, health: Health, state: RobotState) -> None:
         """What the arm says of itself ends every motion; only a late message is recovered from by itself."""
-        if health.fault and health != self.health:
+        if health.fault and health.fault != self.health.fault:
             mode = "user-stopped" if health.fault == "user-stop" else "fault"
             with self.lock:
                 self.run = None
@@ -298,15 +308,10 @@ class Cycle:
     def _recover_alone(self) -> None:
         """Called within a period, so that the driver is ours."""
         try:
-            self._driver.recover()
+            self._bring_back(self._guard.resume)
         except RobotError as error:
             log.warning("the arm does not recover by itself: %s", error)
             return
-        state = self._measure()
-        with self.lock:
-            self.health = Health()
-            self._guard.recover(state)
-        self._applied = None
         log.warning("recovered by itself from a communication fault: %s", self._recovery.left(self._now()))
 
     def _fail(self, reason: str) -> None:

@@ -413,7 +413,7 @@ class Driver(Protocol):
         ...
 
     def stop(self) -> None:
-        """Damped stop, then controller off; `track` does nothing until `recover`.
+        """Damped stop, then controller off; `track` and `joint_reset` do nothing until `recover`.
 
         Also the last call before `close`: it must not raise.
         """

@@ -118,10 +118,7 @@ def bend_joints(delta: Array, state: RobotState, joints: JointLimits) -> tuple[f
 
     Predicts the joints with the damped inverse of the Jacobian. Motion back into the range is never bent.
     """
-    jacobian = state.jacobian
-    gram = jacobian @ jacobian.T
-    gram.flat[::7] += INVERSE_DAMPING
-    dq = jacobian.T @ np.linalg.solve(gram, delta)
+    dq = _joints_for(delta, state)
     wanted = state.q + dq
     low, high = np.minimum(joints.low, state.q), np.maximum(joints.high, state.q)  # outside already: no farther
     if not ((wanted < low) | (wanted > high)).any():
@@ -135,16 +132,20 @@ def bend_joints(delta: Array, state: RobotState, joints: JointLimits) -> tuple[f
     return max(0.0, part), (Bend(f"joint {worst + 1}", float(wanted[worst]), float(bound)),)
 
 
-def joint_pace(delta: Array, state: RobotState, joints: JointLimits, speed: float) -> float:
-    """The share (0 … 1) of the TCP ``speed`` m/s along ``delta`` (6,) at which no joint exceeds its own."""
-    size = norm(delta[:3])
-    if size < 1e-9:
+def joint_pace(delta: Array, state: RobotState, joints: JointLimits, limits: Limits) -> float:
+    """The share (0 … 1] of the limits' speeds at which no joint exceeds its own on the way along ``delta`` (6,)."""
+    shortest = max(norm(delta[:3]) / limits.speed, norm(delta[3:]) / limits.turn_speed)  # s
+    if shortest == 0.0:
         return 1.0
-    jacobian = state.jacobian
-    gram = jacobian @ jacobian.T
-    gram.flat[::7] += INVERSE_DAMPING
-    rates = np.abs(jacobian.T @ np.linalg.solve(gram, delta * (speed / size)))
+    rates = np.abs(_joints_for(delta, state)) / shortest
     return float(min(1.0, (np.array(joints.speed) / np.maximum(rates, 1e-9)).min()))
+
+
+def _joints_for(delta: Array, state: RobotState) -> Array:
+    """The joint motion (n,) rad of a TCP motion ``delta`` (6,), by the damped inverse of the Jacobian."""
+    gram = state.jacobian @ state.jacobian.T
+    gram.flat[::7] += INVERSE_DAMPING
+    return state.jacobian.T @ np.linalg.solve(gram, delta)
 
 
 def outside(pose: Array, limits: Limits, margin: bool = False) -> tuple[Bend, ...]:

@@ -167,7 +167,7 @@ class ResetRun:
                 case PlaceObjects(seed):
                     self._driver.place_objects(seed)
                     self._stay()
-                    self.placed = True
+                    self.placed = bool(self._driver.scene)  # hardware has not started over
                 case JointReset(every):
                     yield from self._joint_reset(every)
                 case MoveTo():
@@ -231,5 +231,5 @@ class ResetRun:
         if self.state.time - begun > timeout:
             raise ResetFailed(
                 f"{what} did not come to its end within {timeout:.1f} s; the TCP is at "
-                f"{np.round(self.state.pose[:3], 3).tolist()}: look what blocks it, then start the server again"
+                f"{np.round(self.state.pose[:3], 3).tolist()}: look what blocks it, then recover"
             )

@@ -47,6 +47,7 @@ RELEASE = 0.7  # of the force or torque limit: commands are taken again when the
 SOFT_START = 1.0  # s of slower motion and rising stiffness after connect, a stop, a fault and guiding
 SOFT_PACE = 0.2  # of the limits' speeds and accelerations meanwhile
 SOFT_STIFFNESS = 0.1  # of the compliance's stiffness when it begins
+PRESSING = frozenset({"force", "torque"})
 NO_COMMANDS: tuple[Mode, ...] = ("resetting", "guiding", "user-stopped", "fault", "stopped")
 DOWN: tuple[Mode, ...] = ("user-stopped", "fault", "stopped")  # ended only by a person's `recover`
 
@@ -83,6 +84,7 @@ class Guard:
         self.commands = 0
         self.refused = 0
         self.bent = 0
+        self.stops = 0  # how often STOP was called, so that none is lost while the arm recovers
         self._joints = joints
         self._slew = Slew(1.0 / cycle_hz)
         self._goal: Array | None = None  # where the set point is going; None until `start`
@@ -127,7 +129,7 @@ class Guard:
         self._check_mode()
         target, bends = self._bend(asked, state)
         self._goal = target
-        self._share = joint_pace(base_delta(state.pose, target), state, self._joints, self.limits.speed)
+        self._share = joint_pace(base_delta(state.pose, target), state, self._joints, self.limits)
         self._gripper = self._gripper if command.gripper is None else float(command.gripper)
         self._last_command, self._answered = now, command.state_time
         self._enter("moving")
@@ -152,14 +154,16 @@ class Guard:
         """What to track while the server moves the arm to ``goal`` (7,) at ``speed`` m/s, under the own limits."""
         self._goal, self._gripper = goal, gripper
         slow = SOFT_PACE if self.soft(state.time) or outside(state.pose, self.own) else 1.0
-        pace = Pace.of(self.own, slow)
+        pace = Pace.of(self.own, slow * joint_pace(base_delta(state.pose, goal), state, self._joints, self.own))
         pace = Pace(min(speed, pace.speed), pace.acceleration, pace.turn_speed, pace.turn_acceleration)
         return self._slew.advance(goal, state.pose, self.own, pace), gripper
 
     def rest(self, state: RobotState) -> Array:
         """Target := where the arm is. Returns it (7,)."""
-        # a reset may be under way outside of the limits that bind commands; resting must not pull the arm back
-        self._goal = rest_target(state.pose, self.own if self.mode == "resetting" else self.limits)
+        if self.waiting_for:  # not even to the edge of the box before a person agrees
+            self._goal = state.pose
+        else:  # a reset may be outside of the limits that bind commands; resting must not pull the arm back
+            self._goal = rest_target(state.pose, self.own if self.mode == "resetting" else self.limits)
         self._slew.stay(self._goal)
         return self._goal
 
@@ -210,10 +214,14 @@ class Guard:
     def recover(self, state: RobotState) -> None:
         """A person says that it is safe to go on: hold here, softly. That confirms a pose outside, too."""
         self._held = ""
-        if self.mode in DOWN:
-            self._enter("holding", "recovered; the next valid command goes on")
-        self.start(state)
+        self.resume(state)
         self.confirm()
+
+    def resume(self, state: RobotState) -> None:
+        """The arm is back: hold here, softly. What somebody asked for, or must confirm, still stands."""
+        if self.mode in DOWN:
+            self._enter("holding", self._held or "recovered; the next valid command goes on")
+        self.start(state)
 
     def hold(self, reason: str, state: RobotState) -> None:
         """Stay where the arm is now. What only a person may end is not ended by it."""
@@ -231,6 +239,7 @@ class Guard:
 
     def go_down(self, mode: Mode, reason: str, state: RobotState) -> None:
         """Hold, in one of the modes which only a person's `recover` ends. STOP outranks the others."""
+        self.stops += mode == "stopped"
         if self.mode == "stopped":
             return
         self.rest(state)
@@ -246,6 +255,7 @@ class Guard:
             raise CommandRefused(f"no reset {self._why_not()}")
         self._held = ""
         self._gripper = None  # a hold that ends the reset must not undo what the reset did
+        self._alarms -= PRESSING  # whoever still presses too hard is held anew
         self._enter("resetting")
 
     def end_reset(self, pose: Array, gripper: float | None) -> None:
@@ -276,7 +286,7 @@ class Guard:
             self._refuse(f"no commands {self._why_not()}")
         if self._held:
             self._refuse(f"held: {self._held}; reset to go on")
-        pressing = sorted(self._alarms & {"force", "torque"})
+        pressing = sorted(self._alarms & PRESSING)
         if pressing:
             self._refuse(f"too much {' and '.join(pressing)}: goes on when below {RELEASE:.0%} of the limit")
 

@@ -66,9 +66,17 @@ def _make_context(width: int, height: int) -> tuple[Any, Callable[[], None]]:
         module = importlib.import_module(f"mujoco.{backend}")
         context = module.GLContext(width, height)
         context.make_current()
-    except (ImportError, AttributeError, RuntimeError, OSError) as error:
-        raise RenderingUnavailable(f"{backend} does not start ({error}); {HELP}") from error
+    except (ImportError, AttributeError, RuntimeError, OSError, *_gl_errors()) as error:
+        raise RenderingUnavailable(f"{backend} does not start ({error!s:.200}); {HELP}") from error
     return context, module.egl_ext.eglReleaseThread if backend == "egl" else _keep
+
+
+def _gl_errors() -> tuple[type[Exception], ...]:
+    """What PyOpenGL raises where the library is there but no driver for it, e.g. libegl1 without Mesa's."""
+    try:
+        return (importlib.import_module("OpenGL.error").Error,)
+    except ImportError:
+        return ()
 
 
 def _keep() -> None:

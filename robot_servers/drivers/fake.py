@@ -170,6 +170,8 @@ class FakeDriver:
         return (Check("fake arm", True, "there is no arm"),)
 
     def joint_reset(self) -> bool:
+        if self.off:
+            return False
         self._target = np.array(HOME)
         return float(np.linalg.norm(self.state().pose[:3] - self._target[:3])) < 1e-3
 

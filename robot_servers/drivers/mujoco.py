@@ -262,6 +262,8 @@ class MujocoDriver:
     def joint_reset(self) -> bool:
         """Put the joints home at once, at rest; an arm that is home already stays as it is, with what it holds."""
         self._require_connected()
+        if self._braked:
+            return False
         if np.abs(self._q - self.home_q).max() > AT_HOME:
             self._q[:] = self.home_q
             self._dq[:] = 0.0

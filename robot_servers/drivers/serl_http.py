@@ -267,6 +267,8 @@ class SerlHttpDriver:
     def joint_reset(self) -> bool:
         """The server's own, which starts its controller anew when the joints are there."""
         self._errands.check()
+        if self._off.is_set():
+            return False
         if not self._resetting:
             self._resetting = True
             self._target = self._posted = None

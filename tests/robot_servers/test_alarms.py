@@ -10,7 +10,7 @@ from guard_parts import CENTRE, make_guard, settle, state_at
 
 from robot_servers.drivers.fake import LIMITS, FakeDriver
 from robot_servers.guarded import GuardedRobot
-from robot_servers.interface import Command, CommandRefused, JointLimits, MoveTo, RobotState
+from robot_servers.interface import Command, CommandRefused, JointLimits, MoveTo, PlaceObjects, RobotState
 from robot_servers.limits import bend_joints, joint_pace
 from robot_servers.safety import RELEASE, SOFT_START, Guard
 
@@ -52,6 +52,38 @@ def test_pressing_ends_a_reset() -> None:
     assert robot.state().pose[:3] == pytest.approx(here[:3], abs=0.02)
 
 
+def test_a_reset_that_begins_pressing_does_not_press_on() -> None:
+    """Guards against a reset that drives through what stopped the arm, because that alarm has been heard."""
+    driver = FakeDriver()
+    robot = GuardedRobot(driver)
+    robot.connect()
+    driver.force = np.array([0.0, 0.0, 100.0])
+    robot.advance(1.2)
+    robot.reset((MoveTo((0.7, 0.3, 0.1, *CENTRE[3:])),))
+    robot.advance(2.0)
+    assert robot.status().mode == "holding" and "force 100.0 N" in robot.status().reason
+    assert robot.state().pose == pytest.approx(CENTRE, abs=1e-3)
+
+
+def test_a_hold_does_not_move_an_arm_that_waits_outside() -> None:
+    """Guards against anybody's hold being taken for a person's consent to move back in."""
+    limits = replace(LIMITS, box_low=(0.52, -0.4, 0.02))
+    guard = make_guard(limits)
+    assert "outside of its limits" in guard.waiting_for
+    guard.hold_until_reset("an observer asks", state_at(CENTRE))
+    assert np.array_equal(settle(guard, CENTRE), CENTRE)
+
+
+def test_on_hardware_a_reset_does_not_end_the_soft_start() -> None:
+    """Guards against full stiffness at once: only a simulation has started over when objects were placed."""
+    for scene, soft in (("", True), ("somewhere", False)):
+        robot = GuardedRobot(FakeDriver(scene))
+        robot.connect()
+        robot.reset((PlaceObjects(0),))
+        robot.advance(0.1)
+        assert robot.status().soft is soft
+
+
 def test_pushed_beyond_the_margin_it_holds_once_and_may_be_led_back() -> None:
     """Guards against an arm outside of its box that either drives on, or can never come back."""
     guard = make_guard()
@@ -89,8 +121,11 @@ def test_the_pace_keeps_joints_below_their_speed() -> None:
     """Guards against a slow TCP motion for which a joint near a singularity has to race."""
     stretched = replace(arm_at(0.0), jacobian=np.diag([0.1, 1, 1, 1, 1, 1, 0])[:6])
     along, aside = np.array([0.01, 0, 0, 0, 0, 0]), np.array([0, 0.01, 0, 0, 0, 0])
-    assert joint_pace(aside, stretched, JOINTS, 0.5) == 1.0
-    assert joint_pace(along, stretched, JOINTS, 0.5) == pytest.approx(2.0 / 5.0, rel=0.15)
+    assert joint_pace(aside, stretched, JOINTS, LIMITS) == 1.0
+    assert joint_pace(along, stretched, JOINTS, LIMITS) == pytest.approx(2.0 / 5.0, rel=0.15)
+    turn = np.array([1e-4, 0, 0, 0, 0, 0.1])
+    assert joint_pace(turn, stretched, JOINTS, LIMITS) == 1.0, "a turn with hardly any translation is not held up"
+    assert joint_pace(np.zeros(6), stretched, JOINTS, LIMITS) == 1.0
 
 
 @pytest.mark.parametrize(("state", "why"), [(arm_at(1.1), "joint 1 is at 1.10 rad"), (arm_at(0.0, 2.5), "too fast")])

@@ -101,6 +101,51 @@ def test_stop_reaches_a_driver_that_hangs() -> None:
     robot.close()
 
 
+def test_a_stop_while_the_arm_recovers_is_not_lost(robot: GuardedRobot, driver: FakeDriver) -> None:
+    """Guards the moment in which a person has second thoughts: recovering takes seconds on real arms."""
+    recover = driver.recover
+
+    def hasty() -> None:
+        recover()
+        robot.stop("no, wait")
+
+    robot.stop("a hand is in the way")
+    driver.recover = hasty  # type: ignore[method-assign]
+    with pytest.raises(RobotError, match="STOP was called while the arm recovered"):
+        robot.recover()
+    assert robot.status().mode == "stopped" and driver.off
+    with pytest.raises(CommandRefused, match="stopped"):
+        go(robot)
+
+
+def test_closing_stops_an_arm_whose_driver_hangs() -> None:
+    """Guards against a server that ends while the arm goes on with what it was told last."""
+    driver = FakeDriver(clock="realtime")
+    robot = GuardedRobot(driver)
+    robot.connect()
+    driver.running.clear()
+    time.sleep(0.05)
+    robot.close()
+    assert driver.stops == 1
+    driver.running.set()
+
+
+def test_a_stopped_arm_does_not_drive_its_joints_home() -> None:
+    """Guards the moment between the guard's look at a reset and the driver's step of it."""
+    driver = MujocoDriver("reach")
+    robot = GuardedRobot(driver)
+    robot.connect()
+    robot.advance(1.2)
+    state = robot.state()
+    robot.command(Command(state.pose + np.array([0.08, 0.08, 0, 0, 0, 0, 0]), None, state.time))
+    robot.advance(0.3)
+    robot.stop("STOP")
+    robot.advance(0.2)
+    q = robot.state().q
+    assert not driver.joint_reset() and driver.state().q == pytest.approx(q, abs=1e-9)
+    robot.close()
+
+
 def random_call(rng: np.random.Generator, robot: GuardedRobot) -> None:
     state = robot.state()
     pose = state.pose + np.append(rng.normal(size=3) * 10 ** rng.uniform(-3, 2), np.zeros(4))
@@ -200,6 +245,18 @@ def test_a_late_message_is_recovered_from_three_times_an_hour(
     assert robot.status().mode == "fault" and "too often" in robot.status().reason
     robot.recover()
     go(robot)
+
+
+def test_recovering_by_itself_is_not_a_persons_consent(robot: GuardedRobot, driver: FakeDriver, clock: Clock) -> None:
+    """Guards somebody in the cell, who asked the arm to hold, against a lost packet that ends the hold."""
+    robot.hold("somebody is in the cell")
+    driver.trouble = COMMUNICATION
+    robot.advance(0.1)
+    clock.now += HOLD + 0.1
+    robot.advance(0.1)
+    assert robot.status().mode == "holding" and robot.status().reason == "somebody is in the cell"
+    with pytest.raises(CommandRefused, match="held: somebody is in the cell"):
+        go(robot)
 
 
 def test_recoveries_are_forgotten_after_an_hour() -> None:
