@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+JOINT_BRAKE = 0.3  # of the acceleration and jerk limits: with all of it the FCI may see a discontinuity
 LONGEST_BRAKE = 2.5  # s
 CONNECT = 4.0  # s; libfranka itself waits a minute for an address where nobody answers
 PRIORITY = 80  # of libfranka's control loop on a kernel without real-time patch; with one it chooses its own
@@ -184,7 +185,7 @@ class FrankaArm:
 
         def stop(robot: franky.Robot) -> None:
             torques = robot.current_control_signal_type == franky.ControlSignalType.Torques
-            robot.move(franky.TorqueStopMotion() if torques else franky.JointStopMotion(), asynchronous=True)
+            robot.move(franky.TorqueStopMotion() if torques else franky.JointStopMotion(JOINT_BRAKE), asynchronous=True)
 
         self._try(stop, "could not be braked")
 
