@@ -42,7 +42,7 @@ TURN = math.radians(2.0)  # from how it was turned
 SPEED = 0.05  # m/s
 TURN_SPEED = 0.5  # rad/s
 TIMEOUT = 5.0  # s that a call may take
-PERIOD = 0.05  # s between two commands
+PERIOD = 0.1  # s between two commands, as most policies send them
 SETTLED = 0.2  # s without motion after which the arm has arrived
 STILL = (1e-4, 1.5e-3)  # m and rad; less is noise
 MOTION_TIME = 3.0  # s after which a motion counts as over, arrived or not
@@ -122,6 +122,11 @@ class Bench:
         return 1.0 / self.metadata.cycle_hz
 
     @property
+    def period(self) -> float:
+        """s between two commands: so short that no watchdog bites."""
+        return min(PERIOD, self.limits.watchdog / 3)
+
+    @property
     def start(self) -> Array:
         """Pose (7,) in which the suite found the arm."""
         if self._start is None:
@@ -187,7 +192,7 @@ class Bench:
         """Measurements of the next ``seconds`` of the robot's time, without a command."""
         trace = [self.robot.state()]
         while trace[-1].time - trace[0].time < seconds:
-            trace.append(self.tick(PERIOD))
+            trace.append(self.tick(self.period))
         return trace
 
     def _note(self, state: RobotState) -> None:
@@ -235,8 +240,8 @@ class Bench:
         while trace[-1].time - trace[0].time < MOTION_TIME and not _rests(trace):
             if trace[-1].time >= due - 1e-9:
                 self.send(pose)
-                due = trace[-1].time + PERIOD
-            trace.append(self.tick(0.0 if fine else PERIOD))
+                due = trace[-1].time + self.period
+            trace.append(self.tick(0.0 if fine else self.period))
         return trace
 
     def go(self, pose: Array) -> Array:

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from robot_servers.conformance.bench import PERIOD, Bench
+from robot_servers.conformance.bench import Bench
 from robot_servers.conformance.verdict import NotApplicable, expect
 from robot_servers.interface import Frame
 
@@ -44,7 +44,7 @@ def _move(bench: Bench, width: float) -> float:
     seen, wall = begun, time.monotonic()
     while seen - begun < GRIPPER_TIME and abs(bench.robot.state().gripper - width) >= NEAR / 2:
         bench.send(bench.start, width)
-        seen, now = bench.tick(PERIOD).time, time.monotonic()
+        seen, now = bench.tick(bench.period).time, time.monotonic()
         longest, wall = max(longest, now - wall), now
     return longest
 

@@ -238,7 +238,7 @@ def _turning(robot: GuardedRobot, driver: FakeDriver) -> Calls:
     """Turns the tool while it translates."""
 
     def command(asked: Command) -> Applied:
-        if asked.pose.shape != START.shape:
+        if asked.pose.shape != START.shape or not np.isclose(np.linalg.norm(asked.pose[3:]), 1.0):
             return robot.command(asked)
         angle = float(np.clip(6.0 * (asked.pose[:3] - START[:3]).sum(), -0.02, 0.02))
         pose = asked.pose.copy()
