@@ -24,6 +24,7 @@ from robot_servers.drivers.franka_check import checks, load_to_add
 from robot_servers.drivers.franka_gains import LIMP, TargetFilter, check, tracker_gains
 from robot_servers.drivers.franka_model import FR3, HOME_Q, Collision, tcp_pose
 from robot_servers.geometry import quat_angle
+from robot_servers.impedance import FILTER_PER_MS
 from robot_servers.interface import (
     Array,
     Check,
@@ -59,6 +60,7 @@ class FrankaDriver:
 
     ``limits`` and ``tool`` have no default: nobody else knows the table and what is on the flange. ``joints`` are
     the arm's own limits, ``home_q`` (7,) rad where a joint reset ends. ``realtime`` demands a real-time kernel.
+    ``filter_per_ms`` is that of targets, SERL's by default: a policy's step arrives softly, and a line 0.2 s late.
     Raises `RobotError` for a home outside of the joint limits and without limits or a tool.
     """
 
@@ -79,6 +81,7 @@ class FrankaDriver:
         collision: Collision | None = None,
         realtime: bool = True,
         cycle_hz: float = 200.0,
+        filter_per_ms: float = FILTER_PER_MS,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         if not host:
@@ -102,7 +105,7 @@ class FrankaDriver:
         self._realtime = realtime
         self._now = now
         self._arm = FrankaArm(host, joints, realtime)
-        self._law = TargetFilter()
+        self._law = TargetFilter(filter_per_ms)
         self._compliance = Compliance()
         self._guided = False
         self._lock = threading.Lock()  # while a motion is started, or stopped

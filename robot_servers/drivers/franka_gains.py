@@ -71,9 +71,13 @@ def tracker_gains(compliance: Compliance) -> Gains:
 
 
 class TargetFilter:
-    """From the guard's target to the tracker's: filtered, then kept within the clips of the measured pose."""
+    """From the guard's target to the tracker's: filtered, then kept within the clips of the measured pose.
 
-    def __init__(self) -> None:
+    ``per_ms`` is the part of the remaining way that a millisecond covers; 1 switches the filter off.
+    """
+
+    def __init__(self, per_ms: float = FILTER_PER_MS) -> None:
+        self._rest = 1.0 - per_ms  # of the way that is left after a millisecond
         self._goal = self._target = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
         self.set_clips(Compliance())
 
@@ -92,7 +96,7 @@ class TargetFilter:
 
     def step(self, seconds: float, measured: Array) -> Array:
         """The tracker's next target (7,), ``seconds`` after the last one, for the ``measured`` pose (7,)."""
-        part = 1.0 - (1.0 - FILTER_PER_MS) ** (1000.0 * min(seconds, LONGEST_STEP))
+        part = 1.0 - self._rest ** (1000.0 * min(seconds, LONGEST_STEP))
         target = self._target
         turn = quat_to_rotvec(quat_mul(self._goal[3:], quat_conj(target[3:])))
         rotation = quat_normalise(quat_mul(rotvec_to_quat(part * turn), target[3:]))
