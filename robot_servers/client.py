@@ -25,6 +25,7 @@ from robot_servers.interface import (
     RobotState,
     Status,
 )
+from robot_servers.jpeg import Encoding, JpegFrame, decompress
 from robot_servers.keys import ClientKeys
 from robot_servers.lease import Client
 from robot_servers.statistics import Statistics
@@ -42,10 +43,14 @@ class RobotClient:
     The first call that changes something takes the lease if it is free, every call renews it, `close`
     releases it. Lost by silence, it is taken again by the next such call: always together with the
     limits of the last `tighten`, so that nothing is ever sent without them, even to a server that was
-    started again. ``keys`` are for a server that demands them.
+    started again. ``keys`` are for a server that demands them; ``encoding``
+    is that of frames which come over the network.
     """
 
-    def __init__(self, address: str, timeout: float = 5.0, keys: ClientKeys | None = None) -> None:
+    def __init__(
+        self, address: str, timeout: float = 5.0, keys: ClientKeys | None = None, encoding: Encoding = "raw"
+    ) -> None:
+        self._encoding: Encoding = encoding
         self._me = Client(uuid.uuid4().hex, f"{platform.node()}:{os.getpid()}")
         self._channel = Channel(address, timeout, self._me, keys)
         self._stop_channel: Channel | None = None
@@ -114,7 +119,11 @@ class RobotClient:
     def frames(self) -> dict[str, Frame]:
         """As of the server; the images are read-only. On its machine they are read from memory, else sent."""
         frames = None if self._shared is None else self._shared.frames()
-        return self._call(dict[str, Frame], "frames") if frames is None else frames
+        if frames is not None:
+            return frames
+        if self._encoding == "jpeg":
+            return decompress(self._call(dict[str, JpegFrame], "frames", "jpeg"))
+        return self._call(dict[str, Frame], "frames")
 
     def command(self, command: Command) -> Applied:
         return self._change(Applied, "command", command)

@@ -33,6 +33,7 @@ from robot_servers.answering import (
 from robot_servers.cameras.shared import FramePublisher, shareable
 from robot_servers.hello import BEFORE_VERSIONS, STATE_PORT, STOP_PORT, beside, choose_version
 from robot_servers.interface import Command, Limits, ResetStep, Robot, RobotError, RobotState, Status
+from robot_servers.jpeg import Compressor, Encoding
 from robot_servers.keys import Gatekeeper, ServerKeys, check_address
 from robot_servers.lease import SILENCE, Client, Lease
 from robot_servers.statistics import CallLog
@@ -64,7 +65,7 @@ def robot_calls(
         "acquire": Call((Limits | None,), partial(_acquire, robot, lease), "named"),
         "release": Call((), lease.release, "named"),
         "state": Call((), robot.state),
-        "frames": Call((), robot.frames),
+        "frames": Call((Encoding,), partial(_frames, robot, Compressor()), absent=("raw",)),
         "command": Call((Command,), robot.command, "owner"),
         "reset": Call((tuple[ResetStep, ...],), robot.reset, "owner"),
         "confirm": Call((), robot.confirm, "owner"),
@@ -81,6 +82,10 @@ def robot_calls(
 
 def _hello(robot: Robot, sockets: Mapping[str, str], offered: Sequence[int]) -> Tree:
     return {"protocol": choose_version(offered), "metadata": robot.metadata, "sockets": dict(sockets)}
+
+
+def _frames(robot: Robot, compressed: Compressor, encoding: Encoding) -> Tree:
+    return robot.frames() if encoding == "raw" else compressed(robot.frames())
 
 
 def _status(robot: Robot, lease: Lease) -> Status:
