@@ -152,6 +152,7 @@ class FrankaDriver:
         finally:
             if held:
                 self._lock.release()
+        self._gripper.stop()
 
     def recover(self) -> None:
         stops = self._stops
@@ -333,8 +334,7 @@ class FrankaDriver:
             self._change("braking", self._arm.brake)
         return False
 
-    def place_objects(self, seed: int) -> None:
-        """Nothing: on a real table a person does it."""
+    def place_objects(self, seed: int) -> None: ...
 
     def preflight(self) -> tuple[Check, ...]:
         if self._state is not None:

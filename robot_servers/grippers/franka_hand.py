@@ -1,7 +1,8 @@
 """The Franka hand through franky, beside the arm: it has its own connection and answers at about 60 Hz.
 
-Closing is a grasp with a force and a wide tolerance, so that whatever is between the fingers is held; opening is a
-move. A thread of its own follows the last `move`: the hand takes one command at a time and blocks meanwhile.
+To close is a grasp with a force and a wide tolerance, so that whatever is between the fingers is held. A grasp closes
+until something stops it, whatever the width, so every other width is a move, which holds nothing. A thread of its own
+follows the last `move`: the hand takes one command at a time and blocks meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ log = logging.getLogger(__name__)
 SPEED = 0.1  # m/s of each finger
 FORCE = 40.0  # N of continuous grasping force; the hand's maximum is 70
 NOT_HOMED = 0.02  # m; a hand that has not been homed reports a maximum width below this
+CLOSE = 0.05  # of the opening; a narrower width means: close
 NOTHING = 0.002  # m; fingers closer than this hold nothing
+RETRY = 1.0  # s between attempts when the hand does not answer
 PERIOD = 0.02  # s between looks at a hand that is at rest
 STOPS = 2.0  # s to wait for the thread when closing
 
@@ -40,6 +43,7 @@ class FrankaHand:
         self._goal: float | None = None  # a width that the hand has not been told yet
         self._grip: Grip = "idle"
         self._waiting = threading.Event()  # something to do
+        self._halt = False  # the present command is to be given up
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -85,40 +89,39 @@ class FrankaHand:
     def stop(self) -> None:
         """Only a moving hand is stopped: a grasp that has ended keeps its force."""
         with self._lock:
-            moving, self._goal = self._grip == "moving", None
-        if moving and self._hand is not None:
-            self._hand.stop_async()
+            self._goal, self._halt = None, True
+        self._waiting.set()
 
     # ── the thread that follows ──
 
     def _follow(self) -> None:
         import franky
 
-        held = False  # whether the last command closed the fingers on something
+        held = False  # whether the last command closed the fingers, all the way
         while not self._closing:
             try:
                 with self._lock:
-                    goal, self._goal = self._goal, None
+                    goal, self._goal, self._halt = self._goal, None, False
                 held = held if goal is None else self._carry_out(goal)
                 self._look(held)
             except (franky.Exception, franky.GripperException, RuntimeError) as error:
                 log.warning("the Franka hand at %s: %s", self._host, error)
                 self._grip = "lost"
+                self._waiting.wait(RETRY)
             self._waiting.wait(PERIOD)
             self._waiting.clear()
 
     def _carry_out(self, goal: float) -> bool:
-        """One command until it is done, or replaced by a newer one; whether it closed the fingers."""
+        """One command until it is done, or given up; whether it closed the fingers."""
         assert self._hand is not None  # while the thread lives
-        closing = goal * self._travel < self._hand.width - NOTHING
+        closing = goal < CLOSE
         if closing:
-            span = self._travel
-            done = self._hand.grasp_async(goal * self._travel, self._speed, self._force, span, span)
+            done = self._hand.grasp_async(0.0, self._speed, self._force, self._travel, self._travel)
         else:
             done = self._hand.move_async(goal * self._travel, self._speed)
         while not done.wait(0.0):
             self._measure()
-            if self._goal is not None or self._closing:
+            if self._goal is not None or self._halt or self._closing:
                 self._hand.stop()
                 done.wait(STOPS)
                 return False

@@ -3,8 +3,8 @@
 """``python emulator.py HOST``: serve an emulated FR3 on the FCI's ports of ``HOST``, with its limits enforced.
 
 The arm has the masses of the URDF that ships with the emulator and simple shapes, so that no meshes are needed:
-contact forces are zero. Lines on stdin stand for what happens to a real arm: ``collide``, and a person who may
-``press`` and ``release`` the user stop.
+contact forces are zero. Lines on stdin stand for what happens to a real arm: ``collide``; ``object WIDTH``, m between
+the fingers; and a person who may ``press`` and ``release`` the user stop.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ def listen(server: Any) -> None:
     for line in map(str.strip, sys.stdin):
         if line == "collide":
             server._abort_with_error(CARTESIAN_REFLEX, "collision")
+        elif line.startswith("object "):
+            server.gripper_server.backend.set_object_width(float(line.split()[1]))
         elif line == "press":
             server._abort_with_error((), "user stop")
             time.sleep(0.1)  # until the motion has ended, which sets the mode too

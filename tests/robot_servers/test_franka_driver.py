@@ -136,6 +136,21 @@ def test_the_hand_opens_and_closes_by_its_own_numbers(arm):
     assert cycle_until(arm, lambda: arm.state().grip == "idle" and arm.state().gripper > 0.95)
 
 
+def test_the_hand_holds_what_is_between_its_fingers(arm, emulator):
+    """Guards grasp states: an object is held, not lost, until it is let go; a width in between is no grasp."""
+    emulator[1].tell("object 0.032")
+    arm.track(arm.state().pose, 0.0)
+    assert cycle_until(arm, lambda: arm.state().grip == "holding")
+    assert arm.state().gripper == pytest.approx(0.4, abs=0.05)
+    arm.stop()
+    cycle_for(arm, 0.2)
+    assert arm.state().grip == "holding"  # STOP drops nothing
+    arm.recover()
+    arm.track(arm.state().pose, 0.7)
+    assert cycle_until(arm, lambda: arm.state().grip == "idle" and abs(arm.state().gripper - 0.7) < 0.05)
+    emulator[1].tell("object 0.0")
+
+
 def test_stop_from_another_thread_ends_control_until_recover(arm):
     """Guards STOP: from any thread, at once, and no target moves the arm afterwards."""
     cycle_for(arm, 0.2)
