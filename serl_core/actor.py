@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -16,12 +17,14 @@ from serl_core.metrics import Metrics
 from serl_core.policies import LinkPolicy
 from serl_core.processes import StopFlag
 from serl_core.rollout import Identity, rollout
-from serl_core.session import connected, make_env
+from serl_core.session import connected, episode_meta, make_env
 from serl_core.summary import Tally
 from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
-from serl_core.transport import ActorLink, LinkError
+from serl_core.transport import ActorLink, LinkError, LinkStatus
 from serl_core.types import EpisodeStart, Record
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Config:
     env_steps: int = 0  # end after this many steps; 0: until stopped
     resume: bool = False  # count what the learner has stored already towards env_steps
     max_behind: int = 20  # lockstep: wait while the learner is this many transitions behind
+    learner_away: Literal["act", "hold"] = "act"  # without a learner: act on with the last weights, or hold the arm
     seed: int = 0
 
 
@@ -48,17 +52,46 @@ PATIENCE = 120  # s to wait for a learner; it may be compiling
 
 
 class Recorder:
-    """Sends every record to the learner, and under the lockstep clock waits for it to keep up."""
+    """Sends every record to the learner, and under the lockstep clock waits for it to keep up.
 
-    def __init__(self, link: ActorLink, max_behind: int | None, stop: Callable[[], bool]) -> None:
+    While the learner is away it says so, and with ``hold`` it lets no step follow: without commands the guard holds
+    the arm.
+    """
+
+    def __init__(
+        self,
+        link: ActorLink,
+        max_behind: int | None,
+        stop: Callable[[], bool],
+        hold: bool = False,
+        say: Callable[[str], None] = log.warning,
+    ) -> None:
         self._link = link
         self._max_behind = max_behind
         self._stop = stop
+        self._hold = hold
+        self._say = say
+        self._away = False
 
     def __call__(self, record: Record) -> None:
         self._link.send(record)
+        self._mind_absence()
         if self._max_behind is not None:
             self._wait(self._max_behind)
+
+    def _mind_absence(self) -> None:
+        status = self._link.status()
+        if status.connected == self._away:  # news
+            self._away = not status.connected
+            self._say(self._absence(status) if self._away else "the learner is back")
+        while self._hold and self._away and not self._stop():
+            if self._link.wait_connected(timeout=0.2):
+                self._away = False
+                self._say("the learner is back")
+
+    def _absence(self, status: LinkStatus) -> str:
+        then = "the arm holds until it is back" if self._hold else f"acting on with weights {status.weights_version}"
+        return f"{status.text}: {then}; {status.unacked} records wait in the spool (--learner-away)"
 
     def _wait(self, max_behind: int) -> None:
         def caught_up(report: Mapping[str, Any]) -> bool:
@@ -120,16 +153,20 @@ def main(config: Config) -> int:
         already = steps_so_far(link) if config.resume else 0
         lockstep = session.robot.metadata.clock == "lockstep"
         tally = Tally()
-        log = EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already)
+        episodes = EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already)
         rollout(
             env,
             policy,
-            [Recorder(link, config.max_behind if lockstep else None, stop), tally, log],
+            [
+                Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
+                tally,
+                episodes,
+            ],
             identity=Identity(link.session),
             seeds=training_seeds(config.seed, already),
             stop=stop,
             budget=max(0, config.env_steps - already) if config.env_steps else None,
-            meta={"task": task.name, "obs": config.obs},
+            meta=episode_meta(session, task, config.obs),
         )
         deliver(link, config.run_dir / "spool", stop)
     return 0

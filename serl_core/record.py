@@ -16,7 +16,7 @@ from serl_core.data.episodes import EpisodeStore
 from serl_core.metrics import Metrics, read
 from serl_core.progress import Progress, progress
 from serl_core.rollout import Decision, Identity, rollout
-from serl_core.session import connected, make_env
+from serl_core.session import connected, episode_meta, make_env
 from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import DEMONSTRATOR, EpisodeStart, Obs, Record, Step
@@ -97,6 +97,7 @@ def main(config: Config) -> int:
                     yield 1_000_000 + 10_000 * config.seed + index  # apart from training and evaluation seeds
 
             identity = Identity(DEMONSTRATOR, first_episode=first, source="demo")
-            rollout(env, idle(task), [kept], identity=identity, seeds=seeds())
+            meta = episode_meta(session, task, config.obs)
+            rollout(env, idle(task), [kept], identity=identity, seeds=seeds(), meta=meta)
     print(f"kept {kept.episodes} successful demonstrations ({kept.steps} steps) of {kept.attempts} in {config.out}")
     return 0 if enough() else 1

@@ -6,6 +6,7 @@ acts, the wrappers around the environment and who listens.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -53,6 +54,7 @@ def rollout(
     stop: Callable[[], bool] = lambda: False,
     budget: int | None = None,
     meta: Mapping[str, Any] | None = None,
+    wall: Callable[[], float] = time.time,
 ) -> None:
     """Run one episode per seed until the seeds end, ``budget`` steps are done, or ``stop()`` says so between two."""
     tell = _Fanout(subscribers)
@@ -61,7 +63,11 @@ def rollout(
         if stop() or taken == budget:
             return
         obs, _ = env.reset(seed=seed)
-        tell(EpisodeStart(identity.actor, episode, obs, identity.source, {**(meta or {}), "seed": seed}))
+        tell(
+            EpisodeStart(
+                identity.actor, episode, obs, identity.source, {**(meta or {}), "seed": seed, "wall_time": wall()}
+            )
+        )
         for index in count():
             decision = policy(obs)
             obs, reward, terminated, truncated, info = env.step(decision.action)

@@ -7,7 +7,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gymnasium as gym
@@ -25,6 +25,7 @@ from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
 
 log = logging.getLogger(__name__)
 
+UNITS = "SI; quaternions scalar-last (x, y, z, w); robot base frame; actions in [-1, 1]"
 LEASE_WAIT = 40.0  # s; outlives the lease of a client that was killed, on either clock
 
 
@@ -87,6 +88,11 @@ def make_env(
 
 def _oracle(session: Session) -> Judge | None:
     return OracleJudge(session.truth) if session.truth else None
+
+
+def episode_meta(session: Session, task: Task, obs: Observation) -> dict[str, Any]:
+    """What is kept with every episode: enough to know, years later, what was recorded on what."""
+    return {"task": task.name, "obs": obs, "units": UNITS, "robot": asdict(session.robot.metadata)}
 
 
 def _take(robot: Robot, task: Task, address: str, patience: float) -> None:

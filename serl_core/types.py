@@ -97,6 +97,16 @@ def _fields(kind: type[Record]) -> tuple[set[str], set[str]]:
 
 
 _KINDS: dict[str, type[Record]] = {"EpisodeStart": EpisodeStart, "Step": Step}
+_TYPES: dict[type, tuple[str, ...]] = {
+    str: ("actor", "source", "who"),
+    int: ("episode", "step", "takeover", "policy_version"),
+    bool: ("bent", "terminated", "truncated", "success", "aborted"),
+    float: ("reward", "grasp_penalty", "time"),
+    list: ("bends",),
+    dict: ("obs", "next_obs", "meta"),
+    np.ndarray: ("action", "proposal", "target"),
+}
+_TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
 _FIELDS = {kind: _fields(kind) for kind in _KINDS.values()}
 
 
@@ -107,7 +117,7 @@ def record_to_tree(record: Record) -> dict[str, Any]:
 
 
 def record_from_tree(tree: Mapping[str, Any]) -> Record:
-    """The inverse of `record_to_tree`. Raises ValueError naming what is missing or unknown.
+    """The inverse of `record_to_tree`. Raises ValueError naming what is missing, unknown or of the wrong type.
 
     Fields with a default may be missing: records outlive the version that wrote them.
     """
@@ -119,4 +129,15 @@ def record_from_tree(tree: Mapping[str, Any]) -> Record:
     wrong = (fields.keys() - known) | (needed - fields.keys())
     if wrong:
         raise ValueError(f"{kind.__name__} record: missing or unknown fields {sorted(wrong)}")
+    for name, value in fields.items():
+        _check_type(kind, name, value)
     return kind(**fields)
+
+
+def _check_type(kind: type[Record], name: str, value: Any) -> None:
+    wanted = _TYPE_OF[name]
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    if name in ("obs", "next_obs") and isinstance(value, dict):
+        fits, wanted = all(isinstance(entry, np.ndarray) for entry in value.values()), np.ndarray
+    if not fits:
+        raise ValueError(f"{kind.__name__} record: {name} is {value!r:.40}, not {wanted.__name__}")

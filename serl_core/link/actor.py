@@ -118,6 +118,10 @@ class ActorLink:
         """Wait until weights of at least ``version`` are here; False after ``timeout`` s."""
         return self._wait(lambda: self._view.weights is not None and self._view.weights.version >= version, timeout)
 
+    def wait_connected(self, timeout: float) -> bool:
+        """Wait until the learner is there; False after ``timeout`` s."""
+        return self._wait(lambda: self._view.connected, timeout)
+
     def wait_drained(self, timeout: float) -> bool:
         """Wait until the learner has stored everything; False after ``timeout`` s."""
         return self._wait(lambda: self.learner_lag() == 0, timeout)
