@@ -80,7 +80,7 @@ def rate(bench: Bench) -> str:
 
 
 def _step_rate(bench: Bench) -> float:
-    before = bench.robot.state().time
+    before = bench.tick().time
     return 1.0 / (bench.tick().time - before)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from robot_servers import server as server_module
 from robot_servers import wire
 from robot_servers.answering import Call
 from robot_servers.drivers.fake import HOME, FakeDriver
+from robot_servers.drivers.mujoco import MujocoDriver
 from robot_servers.geometry import quat_mul, quat_normalise, quat_rotate, rotvec_to_quat
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import Applied, Array, AskPerson, Command, CommandRefused, Frame, Limits, MoveTo
@@ -52,6 +54,7 @@ class Broken:
     caught: frozenset[str]
     calls: Callable[[GuardedRobot, FakeDriver], Calls] = lambda robot, driver: {}
     names: Callable[[], Mapping[str, Any]] = dict
+    driver: Callable[[], Any] = lambda: FakeDriver(cycle_hz=HZ, cameras=("front",))
 
 
 @contextlib.contextmanager
@@ -69,8 +72,8 @@ def serving(robot: Any, silence: float = SILENCE) -> Iterator[str]:
 
 @contextlib.contextmanager
 def broken(what: Broken) -> Iterator[str]:
-    """Serve a fake arm in lockstep, broken like this; yields its address."""
-    driver = FakeDriver(cycle_hz=HZ, cameras=("front",))
+    """Serve an arm that is broken like this; yields its address."""
+    driver = what.driver()
     robot = GuardedRobot(driver)
     robot.connect()
     calls = what.calls(robot, driver)
@@ -168,6 +171,17 @@ def _moves(step: Any) -> bool:
 
 def _rolled(pose: Array, places: int) -> Array:
     return np.concatenate([pose[:3], np.roll(pose[3:], places)])
+
+
+def _tool_jacobian(state: Any) -> Any:
+    """Each half of each column in the tool's frame."""
+    inverse = state.pose[3:] * np.array([-1, -1, -1, 1])
+    turned = [[quat_rotate(inverse, half) for half in (column[:3], column[3:])] for column in state.jacobian.T]
+    return replace(state, jacobian=np.array(turned).reshape(-1, 6).T)
+
+
+def _degrees(state: Any) -> Any:
+    return replace(state, q=np.degrees(state.q))
 
 
 def _homeless(robot: GuardedRobot, driver: FakeDriver) -> Calls:
@@ -433,6 +447,28 @@ def _inverted(robot: GuardedRobot, driver: FakeDriver) -> Calls:
     return {}
 
 
+def _waiting(robot: GuardedRobot, driver: FakeDriver) -> Calls:
+    """The control cycle waits for the gripper."""
+    track, last = driver.track, [1.0]
+
+    def waits(pose: Array, width: float | None) -> None:
+        if width is not None and width != last[0]:
+            last[0] = width
+            time.sleep(1.0)
+        track(pose, width)
+
+    driver.track = waits  # type: ignore[method-assign]
+    return {}
+
+
+def _arm() -> MujocoDriver:
+    return MujocoDriver("reach", cycle_hz=HZ)
+
+
+def _live() -> FakeDriver:
+    return FakeDriver(clock="realtime", cycle_hz=HZ, cameras=("front",))
+
+
 def _caught(*names: str) -> frozenset[str]:
     return frozenset(names)
 
@@ -448,6 +484,11 @@ BROKEN: dict[str, Broken] = {
     "force not finite": Broken(_caught("state"), _of_state(lambda state: replace(state, force=np.full(3, np.nan)))),
     "stale states": Broken(_caught("clock"), _stale),
     "clock twice as fast": Broken(_caught("clock"), _slow),
+    "half as many cycles": Broken(
+        _caught("rate"), lambda robot, driver: {"metadata": replace(robot.metadata, cycle_hz=2 * HZ)}
+    ),
+    "joints in degrees": Broken(_caught("joints"), _of_state(_degrees), driver=_arm),
+    "jacobian in the tool's frame": Broken(_caught("jacobian"), _of_state(_tool_jacobian), driver=_arm),
     "home in millimetres": Broken(_caught("metadata"), _homeless),
     "limits loosened": Broken(_caught("loosening"), _loosened),
     "limits ignored": Broken(LIMIT_CHECKS, _ignored),
@@ -474,5 +515,6 @@ BROKEN: dict[str, Broken] = {
     "truth for all": Broken(_caught("ground truth"), names=lambda: {"robot_calls": _open_truth}),
     "camera frozen": Broken(_caught("cameras"), _frozen),
     "camera paints": Broken(_caught("cameras"), _painted),
+    "cycle waits for the gripper": Broken(_caught("gripper"), _waiting, driver=_live),
     "gripper inverted": Broken(_caught("gripper"), _inverted),
 }
