@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 # Cycles/s of the simulated arm: in real time as often as arms report their state; in lockstep every cycle costs time.
 RATES: dict[ClockMode, float] = {"realtime": 250.0, "lockstep": 100.0}
 
+
 def _mujoco(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> Driver:
     try:
         from robot_servers.drivers.mujoco import MujocoDriver
@@ -209,9 +210,7 @@ def parser() -> argparse.ArgumentParser:
     add_http_options(out)
     out.add_argument("--keys", type=Path, help="folder of the server's keys (serl keys); needed beyond loopback")
     out.add_argument("--insecure", action="store_true", help="allow addresses that others can reach without keys")
-    out.add_argument(
-        "--check", dest="preflight", action="store_true", help="only check computer and arm"
-    )
+    out.add_argument("--check", dest="preflight", action="store_true", help="only check computer and arm")
     return out
 
 

@@ -181,7 +181,7 @@ class Handshakes:
     REASONS: Mapping[int, str] = {
         zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "one side uses keys and the other does not: give --keys DIR to both",
         zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know this client's key: put its .pub into clients/ of the server",
-        zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "its key is not the one in server.pub: copy the server's here again",
+        zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "it breaks off: does it use keys, and is server.pub its own?",
     }
 
     def __init__(self, socket: zmq.Socket[bytes]) -> None:

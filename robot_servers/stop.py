@@ -14,7 +14,7 @@ from collections.abc import Callable
 import zmq
 
 from robot_servers.answering import Call, Context, address_of, answer_request, open_socket, receive, send
-from robot_servers.channel import Channel, NoAnswer
+from robot_servers.channel import Channel
 from robot_servers.hello import STOP_PORT, beside, say_hello
 from robot_servers.interface import RobotError
 from robot_servers.keys import ClientKeys, ServerKeys
@@ -65,28 +65,25 @@ class StopService:
         self._run_stop(reason[:MAX_REASON])
 
 
-def stop_address(address: str, keys: ClientKeys | None = None) -> str:
-    """Where the STOP of the robot server at ``address`` is: as it says itself, or if it hangs, the usual place.
-
-    Raises `NoAnswer` if it does not let this client in.
-    """
-    channel = Channel(address, ASK, keys=keys)
-    try:
-        return say_hello(channel, ASK).sockets.get("stop", beside(address, STOP_PORT))
-    except RobotError as error:
-        if isinstance(error, NoAnswer) and error.refused:
-            raise
-        log.info("%s; trying the usual place of its STOP", error)
-        return beside(address, STOP_PORT)
-    finally:
-        channel.close()
-
-
 def send_stop(address: str, reason: str, keys: ClientKeys | None = None) -> None:
-    """STOP the robot served at ``address``. Raises `RobotError` if it is not certain that it heard."""
+    """STOP the robot served at ``address``, where it says that its STOP is, or if it hangs, at the usual place.
+
+    Raises `RobotError` if it is not certain that it heard.
+    """
+    where, problems = beside(address, STOP_PORT), []
     try:
-        channel = Channel(stop_address(address, keys), ANSWER, keys=keys)
-        with contextlib.closing(channel):
+        where = stop_address(address, keys)
+    except RobotError as error:
+        problems.append(str(error))
+    try:
+        with contextlib.closing(Channel(where, ANSWER, keys=keys)) as channel:
             channel.call("stop", reason)
     except RobotError as error:
-        raise RobotError(f"NOT STOPPED, use the hardware stop: {error}") from error
+        problems.append(str(error))
+        raise RobotError(f"NOT STOPPED, use the hardware stop: {'; '.join(problems)}") from error
+
+
+def stop_address(address: str, keys: ClientKeys | None = None) -> str:
+    """Where the STOP of the robot server at ``address`` is, as it says itself. Raises `RobotError`."""
+    with contextlib.closing(Channel(address, ASK, keys=keys)) as channel:
+        return say_hello(channel, ASK).sockets.get("stop", beside(address, STOP_PORT))

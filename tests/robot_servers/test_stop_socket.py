@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import threading
 
 import numpy as np
@@ -11,7 +13,7 @@ from served import Hang, serving
 from robot_servers.channel import Channel
 from robot_servers.client import RobotClient
 from robot_servers.drivers.fake import FakeDriver
-from robot_servers.hello import STOP_PORT, beside
+from robot_servers.hello import STATE_PORT, STOP_PORT, beside
 from robot_servers.interface import Command, CommandRefused, NotOwner, RobotError
 from robot_servers.stop import send_stop, stop_address
 
@@ -63,13 +65,34 @@ def test_stop_while_the_driver_hangs(clock) -> None:
         assert driver.stops == 1
 
 
-def test_the_usual_place_is_found_without_asking() -> None:
+def test_the_stop_is_found_while_the_main_thread_hangs() -> None:
     """Guards against ``serl stop`` that needs an answer from the server that hangs."""
-    assert beside("tcp://127.0.0.1:5555", STOP_PORT) == "tcp://127.0.0.1:5655"
-    assert beside("tcp://127.0.0.1:*", STOP_PORT) == "tcp://127.0.0.1:*"
-    with serving(FakeDriver()) as server:
-        assert stop_address(server.address) == server.sockets["stop"]
-    assert stop_address("tcp://127.0.0.1:9") == "tcp://127.0.0.1:109"
+    driver = FakeDriver(clock="realtime", cameras=("front",))
+    hang = Hang()
+    driver.frames = hang  # type: ignore[method-assign]
+    with serving(driver, f"tcp://127.0.0.1:{free_port()}") as server:
+        assert stop_address(server.address) == server.sockets["stop"] == beside(server.address, STOP_PORT)
+        looker = Channel(server.address, 30.0)
+        stuck = threading.Thread(target=looker.call, args=("frames",))
+        stuck.start()
+        assert hang.entered.wait(10)
+        send_stop(server.address, "the server hangs")
+        assert driver.stops == 1
+        hang.release.set()
+        stuck.join()
+        looker.close()
+
+
+def free_port() -> int:
+    """One whose neighbours for STOP and states are free too."""
+    while True:
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
+            first = stack.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            for above in (STOP_PORT, STATE_PORT):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port + above))
+            return port
 
 
 def test_a_stop_that_nobody_hears_says_so() -> None:
