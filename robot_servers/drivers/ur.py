@@ -19,10 +19,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from robot_servers.drivers.ur_checks import SAFETY, RobotClock, checks, safety, tcp_pose
+from robot_servers.drivers.ur_checks import SAFETY, checks, safety, tcp_pose
 from robot_servers.drivers.ur_kinematics import ARMS, UrArm
 from robot_servers.drivers.ur_law import WrenchLaw
-from robot_servers.drivers.ur_link import WATCHDOG_HZ, RtdeLink, Sample, UrLink
+from robot_servers.drivers.ur_link import LinkLost, RtdeLink, Sample, UrLink
+from robot_servers.drivers.ur_listener import Listener
+from robot_servers.drivers.ur_worker import WATCHDOG_HZ
 from robot_servers.geometry import quat_conj, quat_rotate, quat_to_rotvec
 from robot_servers.grippers.none import NoGripper
 from robot_servers.interface import (
@@ -43,8 +45,6 @@ from robot_servers.interface import (
 HOME_Q = (0.0, -1.5708, 1.5708, -1.5708, -1.5708, 0.0)  # upright, elbow bent, the tool pointing down
 AT_HOME = 0.01  # rad, and rad/s
 SILENT = 3  # periods without a new package after which a cycle waits for one
-DEAF_TIME = 0.1  # s without a new package that count as a broken connection
-ANSWER_TIME = 2.0  # s for a first package, a running program, an unlocked brake
 UNLOCK_TIME = 5.0  # s that a protective stop must last before it can be unlocked (dashboard server manual)
 CONTACT = 20.0  # N at which servol stops: it would push on with all its strength
 Doing = Literal["off", "track", "joints", "guide"]
@@ -55,6 +55,7 @@ class UrDriver:
 
     ``limits.force``, ``torque``, ``speed`` and ``turn_speed`` also bound what is asked of force mode. ``free_space``
     tracks by servol instead, which stops with a fault at the first contact. ``tool`` must be what the pendant says.
+    After ``silence`` s without a measurement the connection counts as broken.
     Raises `RobotError` for an unknown model; `connect` raises it, within 5 s, where no arm is ready.
     """
 
@@ -74,6 +75,7 @@ class UrDriver:
         tool: Tool | None = None,
         gripper: Gripper | None = None,
         free_space: bool = False,
+        silence: float = 0.1,
         link: UrLink | None = None,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -93,112 +95,96 @@ class UrDriver:
         self._link: UrLink = link or RtdeLink(host, self._arm.rate)
         self._host = host
         self._now = now
-        self._sleep = sleep
+        self._silence = silence
+        self._ears = Listener(self._link, 1.0 / self.cycle_hz, silence, now, sleep)
         self._law = WrenchLaw(1.0 / self.cycle_hz, limits.force, limits.torque)
         self._speeds = np.repeat((limits.speed, limits.turn_speed), 3)
-        self._clock = RobotClock()
-        self._sample: Sample | None = None
         self._quat = np.array((0.0, 0.0, 0.0, 1.0))  # of the last state, whose sign the next one keeps
-        self._heard = 0.0  # when the newest package came
         self._acted = 0.0  # when the arm was last commanded
         self._gap = 0.0  # s, the longest time between two commands since the law began
         self._doing: Doing = "off"
+        self._stopped = threading.Event()  # since `stop`, until `recover`
         self._asked: float | None = None  # of the gripper
         self._fault = Health()  # until `recover`
-        self._protective = 0.0  # since when
         self._halting: threading.Thread | None = None
 
     # ── life ──
 
     def connect(self) -> None:
-        self._link.open()
-        self._await(lambda sample: sample.timestamp > 0.0, "sends no measurements")
+        self._open()
         failed = [check.text for check in self._checks() if not check.ok]
         if failed:
             raise RobotError(f"the UR at {self._host} is not ready: {'; '.join(failed)}")
         self._gripper.connect()
-        self._start()
+        self._start(zero=True)
 
     def close(self) -> None:
         self._doing = "off"
-        self._sample = None
+        self._ears.forget()
         self._link.close()
         self._gripper.close()
 
     def stop(self) -> None:
-        self._doing = "off"
+        self._stopped.set()
         self._link.halt()
         self._gripper.stop()
 
     def recover(self) -> None:
+        self._stopped.clear()
         if self._halting is not None:
             self._halting.join()
-        if not self._listen() and self._deaf(self._now()):
+        lost = not self._ears.listen() and self._ears.deaf()
+        if lost or self._fault.fault == "communication":  # ur_rtde itself rarely survives a silence
             self._link.close()
-            self._link.open()
-        self._await(lambda sample: sample.timestamp > 0.0, "sends no measurements")
-        self._clear(self._measured())
-        self._start()
+            self._open()
+        self._ears.wait(lambda sample: True, "sends no measurements")  # a fresh one
+        self._clear(self._ears.sample)
+        self._start(zero=False)  # it may be pressing on something, which must not count as no force
+        if self._stopped.is_set():
+            raise RobotError("the arm was stopped while it recovered: recover again when that is safe")
+
+    def _open(self) -> None:
+        self._link.open()
+        self._ears.wait(lambda sample: sample.timestamp > 0.0, "sends no measurements")
 
     def _clear(self, sample: Sample) -> None:
         """Unlock a protective stop. Raises `RobotError` for all that a person must clear at the arm."""
         if safety(sample).fault == "protective":
-            rest = UNLOCK_TIME - (self._now() - self._protective)
+            rest = UNLOCK_TIME - self._ears.protected()
             if rest > 0.0:
                 raise RobotError(f"protective stop: look for its cause; it can be unlocked in {rest:.0f} s")
             self._link.ask("close safety popup")
             answer = self._link.ask("unlock protective stop")
-            self._await(lambda sample: sample.safety_mode not in SAFETY, f"stays locked ({answer})")
-        if safety(self._measured()).fault:
-            raise RobotError(safety(self._measured()).text)
+            self._ears.wait(lambda sample: sample.safety_mode not in SAFETY, f"stays locked ({answer})")
+        if safety(self._ears.sample).fault:
+            raise RobotError(safety(self._ears.sample).text)
 
-    def _start(self) -> None:
+    def _start(self, zero: bool) -> None:
         self._link.start()
-        self._await(lambda sample: sample.running, "does not run the control program")
-        if not self._fault.fault:  # after one it may be pressing on something
+        self._ears.wait(lambda sample: sample.running, "does not run the control program")
+        if zero:
             self._link.zero_wrench()
         self._fault = Health()
         self._begin()
 
     def _begin(self) -> None:
         """The law from here on, at rest at the measured pose."""
-        self._law.start(tcp_pose(self._measured()))
+        self._law.start(tcp_pose(self._ears.sample))
         self._gap, self._acted = 0.0, self._now()
         self._doing = "track"
-
-    def _await(self, done: Callable[[Sample], bool], otherwise: str) -> None:
-        """Listen until ``done``; raises `RobotError` after `ANSWER_TIME`."""
-        begun = self._now()
-        while not (self._listen() and done(self._measured())):
-            if self._now() - begun > ANSWER_TIME:
-                raise RobotError(f"the UR at {self._host} {otherwise}: look at its pendant, then try again")
-            self._sleep(1.0 / self.cycle_hz)
 
     # ── one cycle ──
 
     def cycle(self) -> None:
-        """Command the arm once. Waits at most `DEAF_TIME`, and only when packages have stopped coming."""
-        before = self._now()
-        if not self._listen() and not self._deaf(before) and before - self._heard > SILENT / self.cycle_hz:
-            while not self._listen() and not self._deaf(self._now()):
-                self._sleep(0.25 / self.cycle_hz)
-        if self._doing == "off":
+        """Command the arm once. Waits at most ``silence`` s, and only when packages have stopped coming."""
+        self._ears.listen_on(SILENT)
+        if self._off():
             return
-        fault = self._trouble(self._measured())
+        fault = self._trouble(self._ears.sample)
         if fault.fault:
             self._fail(fault)
         else:
-            self._attempt(self._act, self._measured())
-
-    def _listen(self) -> bool:
-        """Take the newest package; whether it is a new one."""
-        sample, old = self._link.sample(), self._sample
-        if old is not None and sample.timestamp == old.timestamp:
-            return False
-        if safety(sample).fault != "protective":
-            self._protective = self._now()
-        self._sample, self._heard = sample, self._now()
-        return True
+            self._attempt(self._act, self._ears.sample)
 
     def _act(self, sample: Sample) -> None:
         if self._doing != "track":
@@ -213,11 +199,8 @@ class UrDriver:
         self._gap, self._acted = max(self._gap, now - self._acted), now
 
     def _servo(self, sample: Sample) -> None:
-        force = float(np.linalg.norm(sample.wrench[:3]))
-        if force > CONTACT:
-            return self._fail(
-                Health("reflex", f"contact of {force:.0f} N in free-space mode, which must touch nothing")
-            )
+        if np.linalg.norm(sample.wrench[:3]) > CONTACT:
+            return self._fail(Health("reflex", f"a contact of more than {CONTACT:.0f} N in free-space mode"))
         target = self._law.advance()
         return self._link.servo(np.concatenate([target[:3], quat_to_rotvec(target[3:])]), 1.0 / self.cycle_hz)
 
@@ -225,10 +208,13 @@ class UrDriver:
         """A refusal is a fault of the arm, not of this program: it can be recovered from."""
         try:
             action(*args)
+        except LinkLost as error:
+            self._fail(Health("communication", str(error)))
         except RobotError as error:
-            self._fail(Health("other", str(error)))
-            return False
-        return True
+            self._fail(self._ended(str(error)))
+        else:
+            return True
+        return False
 
     def _fail(self, fault: Health) -> None:
         """Remember it until `recover`, and end the program: it must not go on by itself when the cause is gone."""
@@ -236,39 +222,40 @@ class UrDriver:
         self._halting = threading.Thread(target=self._link.halt, name="ur-fault", daemon=True)
         self._halting.start()
 
-    def _deaf(self, now: float) -> bool:
-        return now - self._heard > DEAF_TIME
+    def _off(self) -> bool:
+        return self._doing == "off" or self._stopped.is_set()
 
     # ── measurements ──
 
     def health(self) -> Health:
-        if self._sample is None:
+        if not self._ears.connected:
             return self._fault
-        self._listen()  # whoever was late in asking must not take that for the robot's silence
-        present = self._trouble(self._sample)
+        self._ears.listen()  # whoever was late in asking must not take that for the robot's silence
+        present = self._trouble(self._ears.sample)
         return present if present.fault else self._fault
 
     def _trouble(self, sample: Sample) -> Health:
         """What is wrong at this moment."""
-        silence = self._now() - self._heard
-        if self._deaf(self._now()):
-            return Health("communication", f"no measurement for {silence:.1f} s: look at network and pendant")
-        if safety(sample).fault or self._doing == "off" or sample.running:
+        if self._ears.deaf():
+            return Health("communication", f"no measurement came for {self._silence} s: look at network and pendant")
+        if safety(sample).fault or self._off() or sample.running:
             return safety(sample)
-        if max(self._gap, self._now() - self._acted) > 1.0 / WATCHDOG_HZ:
-            return Health("communication", f"its watchdog ended the program: no command came for {self._gap:.2f} s")
-        return Health("user-stop", "its program was ended at the pendant")
+        return self._ended("its program ended")
+
+    def _ended(self, text: str) -> Health:
+        """Why the control program is over: only what was surely ours may be recovered from without a person."""
+        gap = max(self._gap, self._now() - self._acted)
+        if gap > 1.0 / WATCHDOG_HZ:
+            return Health("communication", f"{text}; its watchdog ends it when no command comes, here for {gap:.2f} s")
+        return Health("user-stop", f"{text}; somebody ended it at the pendant: look there before it goes on")
 
     def state(self) -> RobotState:
-        """Time goes on while packages are missing, so that whoever counts in it sees the silence; `health` says so."""
-        sample, now = self._measured(), self._now()
+        sample = self._ears.sample
         pose = tcp_pose(sample)
-        self._quat = pose[3:] if pose[3:] @ self._quat >= 0.0 else -pose[3:]  # no jump at a half turn
-        pose[3:] = self._quat
-        back = quat_conj(pose[3:])
-        time = self._clock.time(sample.timestamp, self._heard)
+        pose[3:] *= 1.0 if pose[3:] @ self._quat >= 0.0 else -1.0  # no jump at a half turn
+        self._quat, back = pose[3:].copy(), quat_conj(pose[3:])
         return RobotState(
-            time=now if self._deaf(now) else time,
+            time=self._ears.time(),
             pose=pose,
             vel=sample.vel,
             force=quat_rotate(back, sample.wrench[:3]),
@@ -279,20 +266,6 @@ class UrDriver:
             gripper=self._gripper.width(),
             grip=self._gripper.grip(),
         )
-
-    def _measured(self) -> Sample:
-        if self._sample is None:
-            raise RobotError(f"the UR at {self._host} is not connected: call connect()")
-        return self._sample
-
-    def frames(self) -> dict[str, Frame]:
-        return {}
-
-    def ground_truth(self) -> Mapping[str, Any]:
-        return {}
-
-    def place_objects(self, seed: int) -> None:
-        """A real table is set by a person."""
 
     # ── motions ──
 
@@ -308,17 +281,17 @@ class UrDriver:
         self._law.set_compliance(compliance)
 
     def guide(self, on: bool) -> None:
-        if self._doing == "off":
-            raise RobotError("the arm is stopped: recover first, then lead it by hand")
+        if self._off():  # in a fault, which `health` reports
+            return
         if on and self._attempt(self._link.guide):
             self._doing = "guide"
         elif not on:
             self._begin()
 
     def joint_reset(self) -> bool:
-        if self._doing == "off":
+        if self._off():
             return False
-        home, sample = np.array(self.home_q), self._measured()
+        home, sample = np.array(self.home_q), self._ears.sample
         if self._doing != "joints":
             self._doing = "joints"
             self._attempt(self._link.move_joints, home)
@@ -332,17 +305,26 @@ class UrDriver:
     # ── preflight ──
 
     def preflight(self) -> tuple[Check, ...]:
-        if self._sample is not None:
+        if self._ears.connected:
             return self._checks()
         try:
-            self._link.open()
-            self._await(lambda sample: sample.timestamp > 0.0, "sends no measurements")
+            self._open()
             return self._checks()
         except RobotError as error:
             return (Check("connection", False, str(error)),)
         finally:
-            self._sample = None
+            self._ears.forget()
             self._link.close()
 
     def _checks(self) -> tuple[Check, ...]:
-        return checks(self._measured(), self._arm, self.tool, self._link.ask)
+        return checks(self._ears.sample, self._arm, self.tool, self._link.ask)
+
+    # ── what only a simulation or a camera has ──
+
+    def frames(self) -> dict[str, Frame]:
+        return {}
+
+    def place_objects(self, seed: int) -> None: ...
+
+    def ground_truth(self) -> Mapping[str, Any]:
+        return {}

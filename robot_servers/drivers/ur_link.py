@@ -1,58 +1,40 @@
-"""The wire to a UR: what is measured and the few commands the driver needs, over RTDE and the dashboard.
+"""The boundary between the UR driver and a UR: what is measured, and the few commands that the driver needs.
 
-`UrLink` is the boundary: everything above it runs without a robot. `RtdeLink` is the real one, made of the library
-ur_rtde (PyPI ``ur-rtde``). Its constructors keep Python's interpreter lock while they talk to the robot: a peer that
-accepts a connection and then says nothing would freeze this whole process. So every connection begins with a
-handshake of our own, which times out.
+`UrLink` is all that the driver sees. `RtdeLink` is the real one. The library ur_rtde (PyPI ``ur-rtde``) runs in a
+process of its own, `ur_worker`: its constructors keep Python's interpreter lock while they talk to the robot, and
+version 1.6.5 can crash with a segmentation fault when a connection breaks or is closed. There it takes neither the
+guard nor the clients' connections with it; its end is a fault that `recover` mends with a new process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import socket
-import struct
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from robot_servers.drivers.ur_sockets import TIMEOUT, ask_dashboard, shake_hands
 from robot_servers.interface import Array, RobotError
 
 log = logging.getLogger(__name__)
 
-RTDE_PORT, DASHBOARD_PORT = 30004, 29999
-TIMEOUT = 2.0  # s for one answer of the robot's controller
 HALT_TIME = 1.5  # s in which the control program must have ended before the dashboard is told to end it
-PAUSE = 0.01  # s between two looks whether the program runs
 LOCK_TIME = 0.5  # s to wait for a command that is under way
-WATCHDOG_HZ = 4.0  # commands per s below which the robot ends the program; stopping a motion alone takes 0.1 s
-DECELERATION = 2.0  # rad/s² of the leading joint where a joint motion is cut short
-JOINT_SPEED, JOINT_ACCELERATION = 0.5, 0.5  # rad/s, rad/s² of the leading joint on the way home
-LOOKAHEAD, GAIN = 0.1, 300.0  # of servol: s and 1/s², the softer end of what its manual allows
-BASE_AXES = [0.0, 0.0, 0.0]
-ALL_AXES = [1] * 6
-FIXED_FRAME = 2  # force_mode's type: the frame is taken as it is given
-PROGRAM_RUNNING = 2  # bit of robot_status_bits
-VARIABLES = [
-    "timestamp",
-    "actual_q",
-    "actual_qd",
-    "actual_TCP_pose",
-    "actual_TCP_speed",
-    "actual_TCP_force",
-    "robot_mode",
-    "safety_mode",
-    "robot_status_bits",
-    "payload",
-    "payload_cog",
-]
+OPEN_TIME, START_TIME = 10.0, 8.0  # s for a new process with ur_rtde, and for the control program: ur_rtde waits 5 s
+WORKER = "robot_servers.drivers.ur_worker"
+LONGEST = 1 << 16  # bytes of a message
 
-Motion = Literal["none", "force", "servo", "joints", "guide"]
+
+class LinkLost(RobotError):
+    """The process that talks to the robot is gone, or was given up: only a new `UrLink.open` goes on."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +77,7 @@ class UrLink(Protocol):
         ...
 
     def start(self) -> None:
-        """Run the control program, with the robot's own watchdog on; ends a `halt`."""
+        """Run the control program; ends a `halt`. From the first motion on the robot's own watchdog is on."""
         ...
 
     def force(self, centre: Array, wrench: Array, speeds: Array) -> None:
@@ -129,230 +111,137 @@ class UrLink(Protocol):
 
 
 class RtdeLink:
-    """Satisfies `UrLink`. ``rate`` Hz: 125 for the CB series, 500 for the e-Series."""
+    """Satisfies `UrLink`. ``rate`` Hz: 125 for the CB series, 500 for the e-Series. Messages to the worker are JSON."""
 
     def __init__(self, host: str, rate: float) -> None:
         self._host = host
         self._rate = rate
-        self._receive: Any = None  # ur_rtde's classes carry no types
-        self._control: Any = None
+        self._wire: socket.socket | None = None
+        self._worker: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()  # one command at a time
-        self._motion: Motion = "none"
         self._halted = threading.Event()
         self._halted.set()
-
-    # ── connection ──
+        self._started = False  # whether there ever was a program to end
 
     def open(self) -> None:
         shake_hands(self._host)
-        module = library("rtde_receive")
-        self._receive = self._call(
-            "its measurements", module.RTDEReceiveInterface, self._host, self._rate, list(VARIABLES)
-        )
+        self._wire, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-m", WORKER, str(theirs.fileno()), self._host, str(self._rate)]
+            # ur_rtde prints to stdout, where the server's "ready" must stand alone
+            self._worker = subprocess.Popen(command, pass_fds=(theirs.fileno(),), stdin=subprocess.DEVNULL, stdout=2)
+        self._exchange("open", wait=OPEN_TIME)
 
     def close(self) -> None:
+        """The worker ends the program when its wire ends; one that hangs is killed, and the robot's watchdog acts."""
         self._halted.set()
-        for part in (self._control, self._receive):
-            if part is not None:
-                with contextlib.suppress(RuntimeError):  # a connection that is gone already
-                    part.disconnect()
-        self._control = self._receive = None
+        worker, self._worker = self._worker, None
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
+        if worker is not None:
+            try:
+                worker.wait(HALT_TIME)
+            except subprocess.TimeoutExpired:
+                worker.kill()
+                worker.wait()
 
     def sample(self) -> Sample:
-        r = self._receive
-        if r is None:
-            raise RobotError(f"not connected to the UR at {self._host}: call connect() first")
-        return Sample(
-            timestamp=r.getTimestamp(),
-            q=np.array(r.getActualQ()),
-            dq=np.array(r.getActualQd()),
-            pose=np.array(r.getActualTCPPose()),
-            vel=np.array(r.getActualTCPSpeed()),
-            wrench=np.array(r.getActualTCPForce()),
-            robot_mode=r.getRobotMode(),
-            safety_mode=r.getSafetyMode(),
-            running=bool(r.getRobotStatus() & PROGRAM_RUNNING),
-            payload=r.getPayload(),
-            centre=np.array(r.getPayloadCog()),
-        )
+        fields: list[Any] = self._exchange("sample")
+        arrays: list[Any] = [np.array(field) if isinstance(field, list) else field for field in fields]
+        return Sample(*arrays)
 
     def ask(self, line: str) -> str:
         return ask_dashboard(self._host, line)
 
     def start(self) -> None:
-        module = library("rtde_control")
-        if self._control is not None and not self._control.isConnected():
-            self._control = None
-        if self._control is None:
-            shake_hands(self._host)
-            self._control = self._call("the control program", module.RTDEControlInterface, self._host, self._rate)
-        elif not self._control.isProgramRunning():
-            self._call("the control program", self._control.reuploadScript)
-            self._await_program()
-        self._motion = "none"
-        self._call("the watchdog", self._control.setWatchdog, WATCHDOG_HZ)
         self._halted.clear()
+        self._started = True
+        self._exchange("start", wait=START_TIME)
+        if self._halted.is_set():  # by a stop that found no program to end yet
+            self.halt()
+            raise RobotError(f"the UR at {self._host} was stopped while its control program started")
 
     # ── motions ──
 
     def force(self, centre: Array, wrench: Array, speeds: Array) -> None:
-        frame = [*centre.tolist(), *BASE_AXES]
-        self._move("force", "forceMode", frame, ALL_AXES, wrench.tolist(), FIXED_FRAME, speeds.tolist())
+        self._command("force", centre.tolist(), wrench.tolist(), speeds.tolist())
 
     def servo(self, pose: Array, period: float) -> None:
-        self._move("servo", "servoL", pose.tolist(), 0.0, 0.0, period, LOOKAHEAD, GAIN)
+        self._command("servo", pose.tolist(), period)
 
     def move_joints(self, q: Array) -> None:
-        self._move("joints", "moveJ", q.tolist(), JOINT_SPEED, JOINT_ACCELERATION, True)
+        self._command("move_joints", q.tolist())
 
     def guide(self) -> None:
-        self._move("guide", "teachMode")
+        self._command("guide")
 
     def keep_alive(self) -> None:
-        with self._commanding() as free:
-            if free:
-                self._call("the watchdog", self._control.kickWatchdog)
+        self._command("keep_alive")
 
     def rest(self) -> None:
-        with self._commanding() as free:
-            if free:
-                self._rest()
+        self._command("rest")
 
     def zero_wrench(self) -> None:
-        with self._commanding() as free:
-            if free:
-                self._rest()
-                self._call("zeroing its force sensor", self._control.zeroFtSensor)
+        self._command("zero_wrench")
 
     def halt(self) -> None:
         self._halted.set()
-        failed: list[Exception] = []
-        worker = threading.Thread(target=self._end_program, args=(failed,), name="ur-halt", daemon=True)
-        worker.start()
-        worker.join(HALT_TIME)
-        if not worker.is_alive() and not failed:
+        if not self._started:
             return
-        log.warning("the control program of the UR did not end (%s); its dashboard is told to end it", failed)
+        try:
+            self._exchange("halt", wait=HALT_TIME)
+        except RobotError as error:
+            log.warning("the control program of the UR did not end (%s); its dashboard is told to end it", error)
+            self._halt_by_dashboard()
+
+    def _halt_by_dashboard(self) -> None:
         try:
             self.ask("stop")
         except RobotError as error:
             log.error("the UR cannot be told to stop, use its stop button: %s", error)
 
-    def _end_program(self, failed: list[Exception]) -> None:
-        control = self._control
-        if control is None:
-            return
-        try:
-            with self._one_at_a_time():
-                if control.isProgramRunning():
-                    self._rest()
-                    control.stopScript()
-        except (RobotError, RuntimeError) as error:
-            failed.append(error)
+    # ── messages ──
 
-    # ── helpers ──
+    def _command(self, name: str, *args: Any) -> None:
+        """After a `halt` whoever was about to give a command must give none."""
+        self._exchange(name, *args, unless_halted=True)
 
-    def _await_program(self) -> None:
-        tries = round(TIMEOUT / PAUSE)
-        while not self._control.isProgramRunning():
-            tries -= 1
-            if tries < 0:
-                raise RobotError(f"the UR at {self._host} does not run the control program: look at its pendant")
-            time.sleep(PAUSE)
+    def _exchange(self, name: str, *args: Any, wait: float = TIMEOUT, unless_halted: bool = False) -> Any:
+        """Raises `RobotError` with the worker's reason, or because it does not answer: then it is killed."""
+        with self._one_at_a_time():
+            if unless_halted and self._halted.is_set():
+                return None
+            if self._wire is None:
+                raise LinkLost(f"not connected to the UR at {self._host}: call connect(), or recover")
+            try:
+                self._wire.settimeout(wait)
+                self._wire.send(json.dumps([name, args]).encode())
+                answer = self._wire.recv(LONGEST)
+            except OSError as error:
+                self._give_up()
+                raise LinkLost(f"the UR at {self._host} does not answer to {name}: {error}") from error
+            if not answer:
+                self._give_up()
+                raise LinkLost(f"the process that talks to the UR at {self._host} has crashed")
+        done, value = json.loads(answer)
+        if not done:
+            raise RobotError(f"the UR at {self._host} refuses: {value}")
+        return value
+
+    def _give_up(self) -> None:
+        """A late answer would be taken for that of the next message."""
+        if self._worker is not None:
+            self._worker.kill()
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
 
     @contextlib.contextmanager
-    def _one_at_a_time(self):
+    def _one_at_a_time(self) -> Iterator[None]:
         if not self._lock.acquire(timeout=LOCK_TIME):
             raise RobotError(f"the UR at {self._host} has not carried out the previous command for {LOCK_TIME} s")
         try:
             yield
         finally:
             self._lock.release()
-
-    @contextlib.contextmanager
-    def _commanding(self):
-        """True while commands may be given: after a `halt` whoever is about to give one must do nothing."""
-        with self._one_at_a_time():
-            yield self._control is not None and not self._halted.is_set()
-
-    def _move(self, motion: Motion, command: str, *args: object) -> None:
-        with self._commanding() as free:
-            if not free:
-                return
-            if self._motion != motion:
-                self._rest()
-            self._call(command, getattr(self._control, command), *args)
-            self._motion = motion
-
-    def _rest(self) -> None:
-        motion, self._motion = self._motion, "none"
-        control = self._control
-        if motion == "force":
-            self._call("the end of force mode", control.forceModeStop)
-        elif motion == "servo":
-            self._call("the end of servo mode", control.servoStop)
-        elif motion == "joints":
-            self._call("the end of a joint motion", control.stopJ, DECELERATION, True)
-        elif motion == "guide":
-            self._call("the end of freedrive", control.endTeachMode)
-
-    def _call(self, what: str, function: Callable[..., Any], *args: object) -> Any:
-        """Raises `RobotError` where ur_rtde raises its RuntimeError, or answers that it failed."""
-        try:
-            done = function(*args)
-        except RuntimeError as error:
-            raise RobotError(f"the UR at {self._host} refuses {what}: {error}") from error
-        if done is False:
-            raise RobotError(f"the UR at {self._host} refuses {what}: does its control program still run?")
-        return done
-
-
-# ── small clients of our own ─────────────────────────────────────────────────────────────────────
-
-
-def library(name: str) -> ModuleType:
-    """A module of ur_rtde. Raises `RobotError` naming the extra where it is not installed."""
-    try:
-        return __import__(name)
-    except ImportError as error:
-        raise RobotError(f"a UR needs the package ur-rtde ({error}): install the extra ur") from error
-
-
-def shake_hands(host: str, port: int = RTDE_PORT) -> None:
-    """Raises `RobotError` within about `TIMEOUT` s unless an RTDE server, protocol 2, answers there (RTDE guide)."""
-    try:
-        with socket.create_connection((host, port), TIMEOUT) as wire:
-            wire.sendall(struct.pack(">HBH", 5, ord("V"), 2))
-            answer = read_exactly(wire, 4)
-    except OSError as error:
-        raise RobotError(
-            f"no UR answers at {host}:{port} ({error}): is it switched on, is the address right, is the cable in?"
-        ) from error
-    if answer != struct.pack(">HBB", 4, ord("V"), 1):
-        raise RobotError(f"what answers at {host}:{port} does not speak RTDE protocol 2: is this a UR?")
-
-
-def ask_dashboard(host: str, line: str, port: int = DASHBOARD_PORT) -> str:
-    """Send one line to the dashboard server and return its answer. Raises `RobotError` within a few seconds."""
-    try:
-        with socket.create_connection((host, port), TIMEOUT) as wire, wire.makefile("rw", newline="\n") as lines:
-            lines.readline()  # its greeting
-            lines.write(f"{line}\n")
-            lines.flush()
-            return lines.readline().strip()
-    except OSError as error:
-        raise RobotError(
-            f"the dashboard server at {host}:{port} does not answer ({error}): PolyScope X has none, and it is a "
-            "service that can be switched off under Settings → Security"
-        ) from error
-
-
-def read_exactly(wire: socket.socket, size: int) -> bytes:
-    """Raises `OSError` when the peer closes or is silent first."""
-    data = b""
-    while len(data) < size:
-        more = wire.recv(size - len(data))
-        if not more:
-            raise ConnectionError("closed by the peer")
-        data += more
-    return data

@@ -66,13 +66,24 @@ class Controller:
 
     def __init__(self, address: str, q: list[float], tool: list[float], model: str, rate: float) -> None:
         self.address = address
-        self.arm, self.tool, self.rate = ARMS[model], np.array(tool), rate
-        self.q, self.dq = np.array(q), np.zeros(6)
+        self.arm, self.rate = ARMS[model], rate
+        self._q, self._tool = q, tool
+        self.reset()
+        self._begun = time.monotonic()
+        self._closing = threading.Event()
+        self._listeners: list[socket.socket] = []
+        self._wires: list[socket.socket] = []
+
+    def reset(self) -> None:
+        """As it was switched on."""
+        self.tool: Sequence[float] = self._tool
+        self.q, self.dq = np.array(self._q), np.zeros(6)
         self.push: Sequence[float] = (0.0,) * 6  # external wrench, base axes
         self.wall = -1.0  # m, height below which the TCP meets a spring of 5 kN/m
         self.robot_mode, self.safety_mode = 7, 1
         self.remote, self.version = "true", "URSoftware 5.13.0.113898 (Oct 21 2022)"
         self.payload, self.centre = 0.0, (0.0, 0.0, 0.0)
+        self.patience = 1.0  # times the period that its watchdog is asked to keep
         self.frozen = False  # sends no more packages
         self.stuck = False  # does not answer commands any more
         self.running = False
@@ -83,10 +94,6 @@ class Controller:
         self._motion = ""
         self._watchdog, self._fed = 0.0, 0.0
         self._answer = 0
-        self._begun = time.monotonic()
-        self._closing = threading.Event()
-        self._listeners: list[socket.socket] = []
-        self._wires: list[socket.socket] = []
 
     def __enter__(self) -> Controller:
         for port, handle in ((30004, self._rtde), (29999, self._dashboard), (30003, self._script)):
@@ -117,7 +124,7 @@ class Controller:
     def _live(self) -> None:
         due = time.monotonic()
         while not self._closing.is_set():
-            if self._watchdog and time.monotonic() - self._fed > 1.0 / self._watchdog:
+            if self._watchdog and time.monotonic() - self._fed > self.patience / self._watchdog:
                 self.end_program()
             self._move(1.0 / self.rate)
             due += 1.0 / self.rate
@@ -129,7 +136,7 @@ class Controller:
 
     def pose(self) -> np.ndarray:
         """(7,) of the TCP."""
-        return self.arm.tcp(self.q, self.tool)
+        return self.arm.tcp(self.q, np.array(self.tool))
 
     def external(self) -> np.ndarray:
         """What acts on the TCP from outside, (6,) along the base's axes."""
@@ -152,7 +159,7 @@ class Controller:
         return self._joints(ADMITTANCE * self.external()) if self._motion == "teachMode" else np.zeros(6)
 
     def _joints(self, velocity: np.ndarray) -> np.ndarray:
-        return np.linalg.solve(self.arm.jacobian(self.q, self.tool), velocity)
+        return np.linalg.solve(self.arm.jacobian(self.q, np.array(self.tool)), velocity)
 
     def _measured(self, name: str) -> Any:
         pose = self.pose()
@@ -161,7 +168,7 @@ class Controller:
             "actual_q": self.q,
             "actual_qd": self.dq,
             "actual_TCP_pose": np.concatenate([pose[:3], quat_to_rotvec(pose[3:])]),
-            "actual_TCP_speed": self.arm.jacobian(self.q, self.tool) @ self.dq,
+            "actual_TCP_speed": self.arm.jacobian(self.q, np.array(self.tool)) @ self.dq,
             "actual_TCP_force": self.external(),
             "robot_mode": self.robot_mode,
             "safety_mode": self.safety_mode,
