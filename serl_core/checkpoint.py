@@ -101,7 +101,7 @@ def _fault(path: Path) -> str:
         marker = json.loads((path / "complete.json").read_text())
         with (path / "tree.bin").open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return f"incomplete ({error})"
     if not isinstance(marker, dict) or marker.get("format") != FORMAT:
         return f"its format is not {FORMAT}"

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from link_records import numbers, start, step
 
 from robot_servers import wire
+from serl_core.data import episodes
 from serl_core.data.episodes import EpisodeStore, StoreError
 from serl_core.types import EpisodeStart, Step, record_to_tree
 
@@ -153,6 +156,22 @@ def test_a_newer_schema_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     write(tmp_path, 1)
     with pytest.raises(StoreError, match="schema 99"):
         list(EpisodeStore(tmp_path).records())
+
+
+def test_the_example_of_the_layout_reads_it(tmp_path: Path) -> None:
+    """Guards against a documented layout that is not the one on disk: its example runs without our code."""
+    pytest.importorskip("mcap.reader")
+    layout = Path(episodes.__file__).with_name("LAYOUT.md").read_text()
+    example = layout.split("```python\n")[1].split("```")[0]
+    with EpisodeStore(tmp_path) as store:
+        store.append(start("a", 3))
+        store.append(step("a", 3, 0))
+    command = [sys.executable, "-I", "-c", example, str(tmp_path / "000001.mcap")]
+    shown = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert shown.stdout.splitlines() == [
+        "/online/a/EpisodeStart 1 3 None None {'state': (3,), 'front': (4, 4, 3)}",
+        "/online/a/Step 2 3 0 0.0 {'state': (3,), 'front': (4, 4, 3)}",
+    ], shown.stderr
 
 
 def test_standard_tools_read_it(tmp_path: Path) -> None:
