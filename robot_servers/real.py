@@ -39,14 +39,49 @@ def _franka_hand(real: Real) -> Gripper:
     return FrankaHand(real.address)
 
 
-GRIPPERS: dict[str, Callable[[Real], Gripper]] = {"none": _no_gripper, "franka-hand": _franka_hand}
+def _robotiq_urcap(real: Real) -> Gripper:
+    from robot_servers.grippers.robotiq import RobotiqGripper
+    from robot_servers.grippers.robotiq_wire import UrcapWire
+
+    return RobotiqGripper(UrcapWire(_where(real) or real.address))
+
+
+def _robotiq_tcp(real: Real) -> Gripper:
+    from robot_servers.grippers.robotiq import RobotiqGripper
+    from robot_servers.grippers.robotiq_wire import modbus_tcp
+
+    return RobotiqGripper(modbus_tcp(_where(real) or real.address))
+
+
+def _robotiq_rtu(real: Real) -> Gripper:
+    from robot_servers.grippers.robotiq import RobotiqGripper
+    from robot_servers.grippers.robotiq_wire import modbus_rtu
+
+    if not _where(real):
+        raise RobotError("robotiq-rtu needs its serial port, e.g. --gripper robotiq-rtu=/dev/ttyUSB0")
+    return RobotiqGripper(modbus_rtu(_where(real)))
+
+
+def _where(real: Real) -> str:
+    """What follows the gripper's name: its address or port, if it is not the arm's."""
+    return real.gripper.partition("=")[2]
+
+
+GRIPPERS: dict[str, Callable[[Real], Gripper]] = {
+    "none": _no_gripper,
+    "franka-hand": _franka_hand,
+    "robotiq-urcap": _robotiq_urcap,  # the text socket of Robotiq's URCap on the arm's controller
+    "robotiq-tcp": _robotiq_tcp,  # Modbus TCP, at the arm's address or =HOST
+    "robotiq-rtu": _robotiq_rtu,  # Modbus RTU, =PORT of this machine
+}
 
 
 def gripper(real: Real) -> Gripper:
-    """The gripper by its name. Raises `RobotError` with the nearest known one."""
-    make = GRIPPERS.get(real.gripper)
+    """The gripper by ``NAME`` or ``NAME=WHERE``. Raises `RobotError` with the nearest known name."""
+    name = real.gripper.partition("=")[0]
+    make = GRIPPERS.get(name)
     if make is None:
-        raise RobotError(f'unknown gripper "{real.gripper}"{nearest(real.gripper, GRIPPERS)}')
+        raise RobotError(f'unknown gripper "{name}"{nearest(name, GRIPPERS)}')
     return make(real)
 
 
@@ -90,13 +125,29 @@ def _serl_http(real: Real) -> Driver:
     return SerlHttpDriver(real.address, real.limits, gripper=real.numbers, tool=tool(real))
 
 
-ARMS: dict[str, Callable[[Real], Driver]] = {"franka": _fr3, "panda": _panda, "serl_http": _serl_http}
+def _ur(model: str) -> Callable[[Real], Driver]:
+    def make(real: Real) -> Driver:
+        from robot_servers.drivers.ur import UrDriver
+
+        mounted = tool(real)
+        if real.limits is None or mounted is None:
+            raise RobotError(f"{model} needs --limits LIMITS.json and --tool TOOL.json (or none): only you know them")
+        return UrDriver(real.address, real.limits, model=model, tool=mounted, gripper=gripper(real))
+
+    return make
+
+
+UR_MODELS = ("ur3e", "ur5e", "ur10e", "ur16e", "ur3", "ur5", "ur10")
+ARMS: dict[str, Callable[[Real], Driver]] = {
+    **{"franka": _fr3, "panda": _panda, "serl_http": _serl_http},
+    **{model: _ur(model) for model in UR_MODELS},
+}
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """The options that describe a real arm."""
     parser.add_argument("--address", default="", help="real arms: where it is, e.g. 172.16.0.2 or a SERL server's URL")
-    parser.add_argument("--gripper", default="none", help=f"real arms: {', '.join(GRIPPERS)}")
+    parser.add_argument("--gripper", default="none", help=f"real arms: {', '.join(GRIPPERS)}; or NAME=WHERE")
     parser.add_argument("--tool", default="", help="real arms: what is on the flange: franka-hand, none, or TOOL.json")
     parser.add_argument("--limits", type=Path, help="real arms: LIMITS.json, the workspace; tightens simulated ones")
     parser.add_argument("--waive-realtime", action="store_true", help="real arms: go on without a real-time kernel")

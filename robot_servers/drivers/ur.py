@@ -32,6 +32,7 @@ from robot_servers.interface import (
     Check,
     ClockMode,
     Compliance,
+    Enforcer,
     Frame,
     Gripper,
     Health,
@@ -63,7 +64,7 @@ class UrDriver:
     scene = ""
     clock: ClockMode = "realtime"
     cameras: Mapping[str, tuple[int, int]] = {}
-    limits_enforced = "server"
+    limits_enforced: Enforcer = "server"
 
     def __init__(
         self,

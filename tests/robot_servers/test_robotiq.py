@@ -16,6 +16,8 @@ from robot_servers.grippers.none import NoGripper
 from robot_servers.grippers.robotiq import RobotiqGripper
 from robot_servers.grippers.robotiq_wire import Request, Status, UrcapWire, Wire, modbus_rtu, modbus_tcp
 from robot_servers.interface import RobotError
+from robot_servers.real import Real
+from robot_servers.real import gripper as named
 
 WIRES = ("urcap", "tcp", "rtu")
 PATIENCE = 20.0  # s; generous, for busy machines
@@ -227,3 +229,16 @@ def test_emulator_frames_are_those_of_the_manual():
     """An emulator that agrees only with our own client proves nothing: the manual's example, with its checksum."""
     assert crc(bytes.fromhex("090407D00003")) == bytes.fromhex("B1CE")
     assert crc(bytes.fromhex("090406F90000000D00")) == bytes.fromhex("17AA")
+
+
+@pytest.mark.parametrize("name", ["robotiq-urcap", "robotiq-tcp=10.0.0.2", "robotiq-rtu=/dev/ttyUSB0"])
+def test_named_on_the_command_line(name: str):
+    """A gripper that cannot be named cannot be used."""
+    assert isinstance(named(Real("127.0.0.1", name)), RobotiqGripper)
+
+
+@pytest.mark.parametrize(("name", "match"), [("robotiq", "did you mean"), ("robotiq-rtu", "serial port")])
+def test_misnamed_gripper_is_refused(name: str, match: str):
+    """The wrong gripper's numbers open where they should close."""
+    with pytest.raises(RobotError, match=match):
+        named(Real("127.0.0.1", name))

@@ -18,6 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ur_emulator import EmulatedUr
 
+from robot_servers.__main__ import make_driver
 from robot_servers.drivers.ur import HOME_Q, UrDriver
 from robot_servers.drivers.ur_checks import RobotClock
 from robot_servers.drivers.ur_kinematics import ARMS
@@ -27,6 +28,7 @@ from robot_servers.geometry import delta_between, quat_normalise, quat_rotate
 from robot_servers.guarded import GuardedRobot
 from robot_servers.impedance import Impedance
 from robot_servers.interface import Command, Compliance, Health, JointReset, Limits, RobotError, Tool
+from robot_servers.real import UR_MODELS, Real
 
 TCP = (0.0, 0.0, 0.1, 0.0, 0.0, 0.0, 1.0)
 TOOL = Tool(tcp=TCP)
@@ -505,3 +507,14 @@ def test_unknown_model_is_refused_with_the_nearest():
     """A UR5 driven with the lengths of a UR5e is some millimetres wrong everywhere."""
     with pytest.raises(RobotError, match='did you mean "ur5'):
         UrDriver("127.0.0.1", LIMITS, model="ur5-e")
+
+
+def test_served_by_name_only_with_what_people_know():
+    """A default box or tool would be wrong on every table but one."""
+    assert set(UR_MODELS) == set(ARMS)
+    real = Real("127.0.0.1", "robotiq-urcap", "none", LIMITS)
+    driver = make_driver("ur10e", limits=LIMITS, real=real)
+    assert driver.cycle_hz == 500.0 and driver.limits == LIMITS
+    for blank in (Real("127.0.0.1", tool="none"), Real("127.0.0.1")):
+        with pytest.raises(RobotError, match="--limits"):
+            make_driver("ur5e", limits=blank.limits, real=blank)
