@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from examples.benchmarks.transport_ends import pictures, step
+from examples.benchmarks.transport_ends import client_keys, pictures, server_keys, step
 from serl_core.checkpoint import Checkpoints
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
@@ -48,7 +48,7 @@ def records(actor: str) -> Iterator[Record]:
 def actor(address: str, folder: Path, rate: float, count: int) -> None:
     """Spool at ``rate`` records per second, ``count`` of them (0: for ever); then wait until they are stored."""
     with (
-        ActorLink(address, "actor", folder / "spool", away_after=0.5) as link,
+        ActorLink(address, "actor", folder / "spool", away_after=0.5, keys=client_keys(folder)) as link,
         (folder / "sent").open("ab", buffering=0) as journal,
     ):
         due, newest = time.monotonic(), -1
@@ -76,7 +76,7 @@ def learner(address: str, folder: Path, rate: float, count: int) -> None:
     met: set[str] = set()
     with (
         EpisodeStore(folder / "episodes") as store,
-        LearnerLink(address, store.last_of_each()) as link,
+        LearnerLink(address, store.last_of_each(), keys=server_keys(folder)) as link,
         (folder / "arrived").open("ab", buffering=0) as journal,
     ):
         while True:

@@ -20,7 +20,7 @@ import tyro
 import zmq
 
 from robot_servers import wire
-from robot_servers.keys import load_client_keys, load_server_keys
+from robot_servers.keys import ClientKeys, ServerKeys, load_client_keys, load_server_keys
 from serl_core.data.episodes import EpisodeStore
 from serl_core.transport import ActorLink, LearnerLink
 from serl_core.types import Obs, Step, record_to_tree
@@ -66,11 +66,20 @@ def step(actor: str, number: int, obs: Obs, episode: int = 0, last: bool = False
     )
 
 
+def client_keys(folder: Path) -> ClientKeys | None:
+    """The keys in ``folder``, if there are any."""
+    return load_client_keys(folder / "keys") if (folder / "keys").exists() else None
+
+
+def server_keys(folder: Path) -> ServerKeys | None:
+    """The keys in ``folder``, if there are any."""
+    return load_server_keys(folder / "keys") if (folder / "keys").exists() else None
+
+
 def actor(address: str, folder: Path, count: int) -> dict[str, float]:
     """Send ``count`` transitions as fast as they go; the time until the last one is stored."""
     observations = pictures()
-    keys = load_client_keys(folder / "keys") if (folder / "keys").exists() else None
-    with ActorLink(address, "actor", folder / "spool", keys=keys) as link:
+    with ActorLink(address, "actor", folder / "spool", keys=client_keys(folder)) as link:
 
         def send(count: int) -> float:
             begun = time.perf_counter()
@@ -116,8 +125,10 @@ def waiting(address: str, folder: Path, count: int) -> dict[str, float]:
 
 def learner(address: str, folder: Path, count: int) -> None:
     """Store what arrives, until killed."""
-    keys = load_server_keys(folder / "keys") if (folder / "keys").exists() else None
-    with EpisodeStore(folder / "store") as store, LearnerLink(address, store.last_of_each(), keys=keys) as link:
+    with (
+        EpisodeStore(folder / "store") as store,
+        LearnerLink(address, store.last_of_each(), keys=server_keys(folder)) as link,
+    ):
         print("ready", link.address, flush=True)
         while True:
             for item in link.receive(64, 0.1):
