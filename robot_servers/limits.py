@@ -20,7 +20,7 @@ from dataclasses import fields, replace
 import numpy as np
 
 from robot_servers.geometry import quat_angle, quat_conj, quat_mul, quat_normalise, quat_to_rotvec, rotvec_to_quat
-from robot_servers.interface import Array, Bend, JointLimits, Limits, RobotError, RobotState
+from robot_servers.interface import Array, Bend, Command, CommandRefused, JointLimits, Limits, RobotError, RobotState
 
 UNIT_TOLERANCE = 1e-2  # of a quaternion's norm; more is a bug of the sender, not rounding
 AXES = ("x", "y", "z")
@@ -155,6 +155,28 @@ def outside(pose: Array, limits: Limits, margin: bool = False) -> tuple[Bend, ..
     broken = [_box_bend(axis, pose, inside) for axis in range(3) if abs(inside[axis] - pose[axis]) > spare]
     tilt = quat_angle(pose[3:], np.array(limits.orientation))
     return (*broken, *([Bend("tilt", tilt, limits.tilt)] if tilt > limits.tilt + lean else []))
+
+
+def parse(command: Command) -> Array:
+    """The asked pose (7,) with a unit quaternion. Raises `CommandRefused` for what cannot be meant."""
+    try:
+        pose = np.array(command.pose, np.float64)
+    except (TypeError, ValueError) as error:
+        raise CommandRefused(f"the pose is not an array of numbers but {command.pose!r:.60}") from error
+    if pose.shape != (7,):
+        raise CommandRefused(f"the pose has shape {pose.shape}, but must be (7,): x, y, z, qx, qy, qz, qw")
+    if not np.isfinite(pose).all():
+        raise CommandRefused(f"the pose is not finite: {pose.tolist()}")
+    size = norm(pose[3:])
+    if abs(size - 1.0) > UNIT_TOLERANCE:
+        raise CommandRefused(f"the quaternion (x, y, z, w) has norm {size:.3f}, but must be 1")
+    gripper = command.gripper
+    if gripper is not None and not (isinstance(gripper, (int, float)) and 0.0 <= gripper <= 1.0):
+        raise CommandRefused(
+            f"the gripper is {gripper!r:.40}, but must lie between 0 (closed) and 1 (open), or be None"
+        )
+    pose[3:] = quat_normalise(pose[3:])
+    return pose
 
 
 def check_limits(limits: Limits) -> Limits:

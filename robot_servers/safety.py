@@ -27,7 +27,6 @@ from robot_servers.interface import (
     RobotState,
 )
 from robot_servers.limits import (
-    UNIT_TOLERANCE,
     base_delta,
     bend_joints,
     bend_orientation,
@@ -36,6 +35,7 @@ from robot_servers.limits import (
     joint_pace,
     norm,
     outside,
+    parse,
     rest_target,
     tightened,
     turn_towards,
@@ -124,7 +124,10 @@ class Guard:
         ``state`` is the newest measurement, ``now`` the robot's time (s).
         """
         self.commands += 1
-        asked = self._parse(command)
+        try:
+            asked = parse(command)
+        except CommandRefused as error:
+            self._refuse(str(error))
         self._check_time(command.state_time, now)
         self._check_mode()
         target, bends = self._bend(asked, state)
@@ -331,25 +334,6 @@ class Guard:
     def _refuse(self, reason: str) -> NoReturn:
         self.refused += 1
         raise CommandRefused(reason)
-
-    def _parse(self, command: Command) -> Array:
-        """The asked pose as float64 with a unit quaternion; refuses what cannot be meant."""
-        try:
-            pose = np.array(command.pose, np.float64)
-        except (TypeError, ValueError):
-            self._refuse(f"the pose is not an array of numbers but {command.pose!r:.60}")
-        if pose.shape != (7,):
-            self._refuse(f"the pose has shape {pose.shape}, but must be (7,): x, y, z, qx, qy, qz, qw")
-        if not np.isfinite(pose).all():
-            self._refuse(f"the pose is not finite: {pose.tolist()}")
-        size = norm(pose[3:])
-        if abs(size - 1.0) > UNIT_TOLERANCE:
-            self._refuse(f"the quaternion (x, y, z, w) has norm {size:.3f}, but must be 1")
-        gripper = command.gripper
-        if gripper is not None and not (isinstance(gripper, (int, float)) and 0.0 <= gripper <= 1.0):
-            self._refuse(f"the gripper is {gripper!r:.40}, but must lie between 0 (closed) and 1 (open), or be None")
-        pose[3:] = quat_normalise(pose[3:])
-        return pose
 
     def _check_time(self, state_time: float, now: float) -> None:
         if not isinstance(state_time, (int, float)) or not math.isfinite(state_time):
