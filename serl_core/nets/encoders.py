@@ -8,6 +8,7 @@ learned stage (`Encoder`) runs inside every update.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -15,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
-from flax import struct
+from flax import struct, traverse_util
 
 FEATURES = (4, 4, 128)  # rows, columns, channels of a frame's features
 FRAME = (128, 128, 3)  # rows, columns, RGB of a frame
@@ -135,6 +136,29 @@ def _init_trunk(key: jax.Array) -> Params:
 def random_trunk(seed: int) -> Params:
     """Parameters of an untrained `Trunk`; the same seed gives the same parameters on every machine."""
     return _init_trunk(jax.random.PRNGKey(seed))
+
+
+def save_trunk(path: Path, params: Params) -> None:
+    """Write a trunk's parameters as float16 arrays, one per name ("Conv_0/kernel"), in numpy's own format."""
+    arrays: dict[str, Any] = {name: np.asarray(leaf, np.float16) for name, leaf in _flat(params).items()}
+    np.savez_compressed(path, **arrays)
+
+
+def load_trunk(path: Path) -> Params:
+    """The parameters of a `Trunk` from a file of `save_trunk`. Raises ValueError naming what does not fit."""
+    expected = _flat(random_trunk(0))
+    with np.load(path, allow_pickle=False) as file:
+        if set(file.files) != set(expected):
+            raise ValueError(f"{path}: missing or unknown weights {sorted(set(file.files) ^ set(expected))[:4]}")
+        flat = {name: np.asarray(file[name], np.float32) for name in file.files}
+    for name, leaf in expected.items():
+        if flat[name].shape != leaf.shape:
+            raise ValueError(f"{path}: {name} has shape {flat[name].shape} instead of {leaf.shape}")
+    return traverse_util.unflatten_dict({name: jnp.array(leaf) for name, leaf in flat.items()}, sep="/")
+
+
+def _flat(params: Params) -> dict[str, Any]:
+    return dict(traverse_util.flatten_dict(dict(params), sep="/"))
 
 
 @jax.jit
