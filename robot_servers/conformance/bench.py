@@ -304,9 +304,10 @@ class Bench:
 
 
 def _rests(trace: list[RobotState]) -> bool:
-    """Whether nothing has moved for `SETTLED` s; a motion needs that long to begin, too."""
+    """Whether nothing has moved for `SETTLED` s, seen at both ends of that time; a motion needs as long to begin."""
     last = trace[-1]
     if last.time - trace[0].time < 2 * SETTLED:
         return False
-    recent = np.array([state.pose for state in trace if state.time >= last.time - SETTLED]) - last.pose
+    since = max(place for place, state in enumerate(trace) if last.time - state.time >= SETTLED)
+    recent = np.array([state.pose for state in trace[since:]]) - last.pose
     return bool(np.abs(recent[:, :3]).max() < STILL[0] and np.abs(recent[:, 3:]).max() < STILL[1])
