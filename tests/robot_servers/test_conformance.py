@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from broken_servers import BROKEN, LOOPBACK, Broken, broken, serving
+from broken_parts import LOOPBACK, Broken, broken, serving
+from broken_servers import BROKEN
 
 from robot_servers.conformance import measurement, owners, protocol
 from robot_servers.conformance.__main__ import main
