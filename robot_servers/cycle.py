@@ -221,7 +221,10 @@ class Cycle:
             self._go_on(run, state)
         with self.lock:
             target = self._target(state)
-        self._comply(state.time)
+        try:
+            self._comply(state.time)
+        except RobotError as error:  # what it cannot do, e.g. an integral gain; it goes on with what it had
+            self._refused(str(error), state)
         if target is not None:
             self._driver.track(*target)
         self._driver.cycle()
@@ -253,9 +256,10 @@ class Cycle:
         with self.lock:
             if self.run is not run:
                 return
+            if run.fresh:
+                self._guard.end_soft()
             if run.placed:
                 self._guard.rest(run.state)
-                self._guard.end_soft()
             if not done:
                 return
             self.run = None
@@ -277,8 +281,13 @@ class Cycle:
             self._driver.guide(guiding)
             self._guided, self._applied = guiding, None
         if not guiding and self._applied != (self._wanted, share):
-            self._driver.set_compliance(softened(self._wanted, share))
             self._applied = (self._wanted, share)
+            self._driver.set_compliance(softened(self._wanted, share))
+
+    def _refused(self, reason: str, state: RobotState) -> None:
+        with self.lock:
+            self.run = None
+            self._guard.go_down("fault", reason, state)
 
     def _measure(self) -> RobotState:
         state = self._driver.state()

@@ -57,8 +57,8 @@ def getters(gripper: GripperNumbers) -> dict[str, Callable[[RobotState], dict[st
         "getpos": lambda state: {"pose": pose_of(state).tolist()},
         "getpos_euler": lambda state: {"pose": [*state.pose[:3].tolist(), *quat_to_euler(state.pose[3:]).tolist()]},
         "getvel": lambda state: {"vel": state.vel.tolist()},
-        "getforce": lambda state: {"force": state.force.tolist()},
-        "gettorque": lambda state: {"torque": state.torque.tolist()},
+        "getforce": lambda state: {"force": exerted(state.force)},
+        "gettorque": lambda state: {"torque": exerted(state.torque)},
         "getq": lambda state: {"q": state.q.tolist()},
         "getdq": lambda state: {"dq": state.dq.tolist()},
         "getjacobian": lambda state: {"jacobian": state.jacobian.tolist()},
@@ -68,8 +68,14 @@ def getters(gripper: GripperNumbers) -> dict[str, Callable[[RobotState], dict[st
 
 def full_state(gripper: GripperNumbers, state: RobotState) -> dict[str, Any]:
     """What /getstate answers."""
-    arrays = {name: getattr(state, name).tolist() for name in ("vel", "force", "torque", "q", "dq", "jacobian")}
-    return {"pose": pose_of(state).tolist(), **arrays, "gripper_pos": gripper.report(state.gripper)}
+    wrench = {"force": exerted(state.force), "torque": exerted(state.torque)}
+    arrays = {name: getattr(state, name).tolist() for name in ("vel", "q", "dq", "jacobian")}
+    return {"pose": pose_of(state).tolist(), **arrays, **wrench, "gripper_pos": gripper.report(state.gripper)}
+
+
+def exerted(external: Array) -> list[float]:
+    """SERL passes libfranka's ``K_F_ext_hat_K`` on: what the robot does to its surroundings counts as positive."""
+    return (0.0 - external).tolist()
 
 
 def pose_of(state: RobotState) -> Array:

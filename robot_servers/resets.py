@@ -123,8 +123,9 @@ class ResetRun:
     """One plan on its way. `cycle` is called once per cycle, in the thread that owns the driver.
 
     After each cycle ``goal`` (7,), ``gripper`` and ``speed`` m/s say where to go; ``joints`` tells that the
-    driver moves its joints by itself in this cycle, so that nothing must be tracked, and ``placed`` that a
-    simulation has just started over, with the arm as in ``state``. ``comply`` is handed compliances.
+    driver moves its joints by itself in this cycle, so that nothing must be tracked; ``fresh`` that a simulation
+    is about to start over, which hardware never does, and ``placed`` that objects were placed, with the arm
+    as in ``state``. ``comply`` is handed compliances.
     """
 
     def __init__(
@@ -140,6 +141,7 @@ class ResetRun:
         self.gripper: float | None = None
         self.speed = limits.speed
         self.joints = False
+        self.fresh = False
         self.placed = False
         self.state = state
         self.waiting_for = ""
@@ -152,7 +154,7 @@ class ResetRun:
 
     def cycle(self, state: RobotState) -> bool:
         """Go on by one cycle; True when the plan is done. Raises `ResetFailed`."""
-        self.state, self.placed = state, False
+        self.state, self.fresh, self.placed = state, False, False
         return next(self._progress, self._progress) is self._progress
 
     def confirm(self) -> None:
@@ -165,9 +167,11 @@ class ResetRun:
         for step in plan:
             match step:
                 case PlaceObjects(seed):
+                    self.fresh = bool(self._driver.scene)
+                    yield  # first of all the full stiffness: the scene begins with what is set by then
                     self._driver.place_objects(seed)
                     self._stay()
-                    self.placed = bool(self._driver.scene)  # hardware has not started over
+                    self.placed = True
                 case JointReset(every):
                     yield from self._joint_reset(every)
                 case MoveTo():

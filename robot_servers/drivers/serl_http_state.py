@@ -40,8 +40,8 @@ def read_state(text: bytes, time: float, numbers: GripperNumbers) -> RobotState:
         time=time,
         pose=value["pose"],
         vel=value["vel"],
-        force=value["force"],
-        torque=value["torque"],
+        force=-value["force"],  # SERL counts what the robot does to its surroundings as positive
+        torque=-value["torque"],
         q=value["q"],
         dq=value["dq"],
         jacobian=value["jacobian"],

@@ -294,7 +294,7 @@ def test_a_state_is_read_as_it_is():
     """Guards against swapped fields and against the other dialect's gripper."""
     state = read_state(answer_of(force=[1, 2, 3], gripper_pos=255), 7.0, GripperNumbers("serl", "robotiq"))
     assert isinstance(state, RobotState)
-    assert (state.time, state.force.tolist(), state.gripper) == (7.0, [1.0, 2.0, 3.0], 0.0)
+    assert (state.time, state.force.tolist(), state.gripper) == (7.0, [-1.0, -2.0, -3.0], 0.0)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,16 @@ from hypothesis import strategies as st
 from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver
 from robot_servers.drivers.mujoco import MujocoDriver
 from robot_servers.guarded import GuardedRobot
-from robot_servers.interface import Command, CommandRefused, Frame, Health, MoveTo, RobotError
+from robot_servers.interface import (
+    Command,
+    CommandRefused,
+    Compliance,
+    Frame,
+    Health,
+    MoveTo,
+    RobotError,
+    SetCompliance,
+)
 from robot_servers.recovery import HOLD, PER_HOUR, SelfRecovery
 
 COMMUNICATION = Health("communication", "communication_constraints_violation")
@@ -297,6 +306,27 @@ def test_what_cannot_be_recovered_says_so(robot: GuardedRobot, driver: FakeDrive
     with pytest.raises(RobotError, match="release the emergency stop first"):
         robot.recover()
     assert robot.status().mode == "fault"
+
+
+def test_a_compliance_that_the_arm_cannot_have_is_a_fault_that_recovers(
+    robot: GuardedRobot, driver: FakeDriver
+) -> None:
+    """Guards against a server that has to be started again because a task asked for an integral gain."""
+    set_compliance = driver.set_compliance
+
+    def without_integral(compliance: Compliance) -> None:
+        if compliance.translational_ki:
+            raise RobotError("no integral gain on this arm: set translational_ki to 0")
+        set_compliance(compliance)
+
+    driver.set_compliance = without_integral  # type: ignore[method-assign]
+    robot.reset((SetCompliance(Compliance(translational_ki=5.0)),))
+    robot.advance(0.1)
+    assert robot.status().mode == "fault" and "no integral gain" in robot.status().reason
+    robot.abandon()
+    robot.recover()
+    robot.advance(1.5)
+    assert robot.status().mode == "holding" and driver.compliance == robot.metadata.compliance
 
 
 def test_recover_without_a_fault_changes_nothing(robot: GuardedRobot) -> None:
