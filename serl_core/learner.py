@@ -153,7 +153,7 @@ class Learner:
         for label in self._verdicts.news():
             self.replay.relabel(label)
         for delivery in arrived:
-            self._store.append(delivery.record, delivery.actor, delivery.seq, delivery.packed)
+            self._store.append(delivery.record, delivery.actor, delivery.seq, delivery.packed, delivery.crc)
             self.limiter.insert(self._insert(delivery.record))
         self._report()
         for delivery in arrived:

@@ -20,7 +20,7 @@ and the learner's::
 
     with EpisodeStore(run / "episodes") as store, LearnerLink(address, store.last_of_each()) as link:
         for item in link.receive(64, timeout=0.1):
-            store.append(item.record, item.actor, item.seq, item.packed)
+            store.append(item.record, item.actor, item.seq, item.packed, item.crc)
             link.ack(item.actor, item.seq)
 """
 

@@ -81,7 +81,7 @@ def learner(address: str, folder: Path, rate: float, count: int) -> None:
     ):
         while True:
             for item in link.receive(64, 0.05):
-                store.append(item.record, item.actor, item.seq, item.packed)
+                store.append(item.record, item.actor, item.seq, item.packed, item.crc)
                 link.ack(item.actor, item.seq)
                 if item.actor not in met:
                     met.add(item.actor)

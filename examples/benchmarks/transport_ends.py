@@ -132,7 +132,7 @@ def learner(address: str, folder: Path, count: int) -> None:
         print("ready", link.address, flush=True)
         while True:
             for item in link.receive(64, 0.1):
-                store.append(item.record, item.actor, item.seq, item.packed)
+                store.append(item.record, item.actor, item.seq, item.packed, item.crc)
                 link.ack(item.actor, item.seq)
 
 

@@ -29,6 +29,7 @@ import fcntl
 import json
 import os
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,12 +102,18 @@ class EpisodeStore:
             self._lock_fd = -1
 
     def append(
-        self, record: Record, actor: str | None = None, seq: int | None = None, packed: mcap.Buffer | None = None
+        self,
+        record: Record,
+        actor: str | None = None,
+        seq: int | None = None,
+        packed: mcap.Buffer | None = None,
+        crc: int | None = None,
     ) -> int:
         """Store ``record`` as number ``seq`` of ``actor``; returns the number.
 
-        Without ``actor`` and ``seq`` it is the next one of ``record.actor``. ``packed`` saves packing it
-        again. Raises `StoreError` if the number does not rise or the disk refuses; then nothing was stored.
+        Without ``actor`` and ``seq`` it is the next one of ``record.actor``. ``packed`` saves packing it again,
+        and its ``crc`` (CRC-32) saves reading it again: the one from the actor's spool then goes into the file.
+        Raises `StoreError` if the number does not rise or the disk refuses; then nothing was stored.
         """
         if self._lock_fd < 0:
             raise StoreError(f"{self.root}: open() the store before appending")
@@ -117,7 +124,7 @@ class EpisodeStore:
         data = wire.pack(record_to_tree(record)) if packed is None else packed
         channel = Channel(actor, self._source(record), type(record).__name__)
         segment = self._writable()
-        segment.append(channel, seq, int(self._wall() * 1e9), data)
+        segment.append(channel, seq, int(self._wall() * 1e9), data, zlib.crc32(data) if crc is None else crc)
         self._syncer.changed(segment.path)
         self._last[actor] = seq
         return seq

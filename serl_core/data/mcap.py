@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from serl_core.data.crc32 import combine
+
 Buffer: TypeAlias = bytes | memoryview
 
 MAGIC = b"\x89MCAP0\r\n"
@@ -87,13 +89,13 @@ def chunk(records: bytes) -> bytes:
     return _chunk_head(0, len(records), zlib.crc32(records)) + records
 
 
-def message_chunk_head(message: Message) -> bytes:
-    """Everything of a chunk with one message up to its data, which follows as it is."""
+def message_chunk_head(message: Message, data_crc: int) -> bytes:
+    """Everything of a chunk with one message up to its data, whose CRC-32 is known and which follows as it is."""
     length = MESSAGE_HEAD.size + len(message.data)
     inner = RECORD.pack(MESSAGE, length) + MESSAGE_HEAD.pack(
         message.channel, message.sequence, message.log_time, message.log_time
     )
-    crc = zlib.crc32(message.data, zlib.crc32(inner))
+    crc = combine(zlib.crc32(inner), data_crc, len(message.data))
     return _chunk_head(message.log_time, RECORD.size + length, crc) + inner
 
 

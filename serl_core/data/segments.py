@@ -64,7 +64,7 @@ class Segment:
             declarations += mcap.schema(_SCHEMAS[kind.__name__], f"serl.{kind.__name__}", "x-rst", text)
         self._write([mcap.header("serl_core"), mcap.chunk(declarations)])
 
-    def append(self, channel: Channel, seq: int, time_ns: int, data: mcap.Buffer) -> None:
+    def append(self, channel: Channel, seq: int, time_ns: int, data: mcap.Buffer, crc: int) -> None:
         number = self._channels.get(channel)
         declaration = b""
         if number is None:
@@ -73,7 +73,7 @@ class Segment:
             pairs = {"actor": channel.actor, "source": channel.source, "kind": channel.kind}
             declared = mcap.channel(number, _SCHEMAS[channel.kind], topic, ENCODING, pairs)
             declaration = mcap.chunk(declared)
-        head = mcap.message_chunk_head(mcap.Message(number, seq, time_ns, data))
+        head = mcap.message_chunk_head(mcap.Message(number, seq, time_ns, data), crc)
         self._write([declaration, head, data])
         self._channels[channel] = number
 

@@ -22,6 +22,7 @@ from robot_servers.keys import ServerKeys
 from serl_core.link import protocol
 from serl_core.link.porter import Porter, Session, Shared, is_full, press
 from serl_core.link.protocol import LinkError
+from serl_core.link.segment import Entry
 from serl_core.types import Record, record_from_tree
 
 log = logging.getLogger(__name__)
@@ -29,12 +30,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Delivery:
-    """One record of ``actor`` (its session), number ``seq``. ``packed`` is what the store writes as it is."""
+    """One record of ``actor`` (its session), number ``seq``. The store writes ``packed``, of this ``crc``, as it is."""
 
     actor: str
     seq: int
     record: Record
     packed: memoryview
+    crc: int
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ class LearnerLink:
             shared.changed.wait_for(lambda: bool(shared.inbox), timeout)
             taken = [shared.inbox.popleft() for _ in range(min(max_records, len(shared.inbox)))]
             was_full = is_full(shared, self._limits)
-            shared.inbox_bytes -= sum(len(payload) for _, _, payload in taken)
+            shared.inbox_bytes -= sum(len(entry.payload) for _, entry in taken)
         if was_full:
             self._wake()
         return [delivery for item in taken if (delivery := self._decode(*item))]
@@ -160,12 +162,13 @@ class LearnerLink:
         if self._porter:
             self._porter.waker.wake()
 
-    def _decode(self, actor: str, seq: int, payload: memoryview) -> Delivery | None:
+    def _decode(self, actor: str, entry: Entry) -> Delivery | None:
+        seq = entry.seq
         try:
-            tree = wire.unpack(payload)
+            tree = wire.unpack(entry.payload)
             if not isinstance(tree, dict):
                 raise wire.WireError("not a record")
-            return Delivery(actor, seq, record_from_tree(tree), payload)
+            return Delivery(actor, seq, record_from_tree(tree), entry.payload, entry.crc)
         except ValueError as error:
             log.error("%s: record %d cannot be read and is left out: %s", actor, seq, error)
         with self._shared.changed:

@@ -51,7 +51,7 @@ class Shared:
     """What the learner's loop and the threads exchange, under ``changed``."""
 
     changed: threading.Condition = field(default_factory=threading.Condition)
-    inbox: deque[tuple[str, int, memoryview]] = field(default_factory=deque)
+    inbox: deque[tuple[str, Entry]] = field(default_factory=deque)
     inbox_bytes: int = 0
     sessions: dict[str, Session] = field(default_factory=dict)
     dirty: set[str] = field(default_factory=set)  # sessions with news about `stored`
@@ -267,7 +267,7 @@ class Porter:
         with shared.changed:
             session.expected += len(taken)
             session.peer = ident
-            shared.inbox.extend((name, entry.seq, entry.payload) for entry in taken)
+            shared.inbox.extend((name, entry) for entry in taken)
             shared.inbox_bytes += sum(len(entry.payload) for entry in taken)
             shared.received += len(taken)
             shared.changed.notify_all()

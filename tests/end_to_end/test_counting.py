@@ -107,7 +107,7 @@ class LearnerSide:
 
     def take(self, timeout: float = 0.0) -> None:
         for item in self.link.receive(64, timeout):
-            self.store.append(item.record, item.actor, item.seq, item.packed)
+            self.store.append(item.record, item.actor, item.seq, item.packed, item.crc)
             self.replay.insert(item.record)
             self.link.ack(item.actor, item.seq)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import tracemalloc
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def test_runs_of_entries(data: bytes) -> None:
     assert sum(len(entry.payload) + ENTRY.size for entry in found) == (len(data) if found else 0)
 
 
-MESSAGE = mcap.message_chunk_head(mcap.Message(1, 1, 1, PACKED[0])) + PACKED[0]
+MESSAGE = mcap.message_chunk_head(mcap.Message(1, 1, 1, PACKED[0]), zlib.crc32(PACKED[0])) + PACKED[0]
 CHANNEL = mcap.channel(1, 1, "/online/a/Step", "x", {"actor": "a", "kind": "Step"})
 
 

@@ -83,7 +83,7 @@ def test_a_lost_acknowledgement_does_not_double_a_record(tmp_path: Path) -> None
             taken: list[int] = []
             while len(taken) < 10:
                 for item in end.receive(100, 5.0):
-                    taken.append(store.append(item.record, item.actor, item.seq, item.packed))
+                    taken.append(store.append(item.record, item.actor, item.seq, item.packed, item.crc))
         assert link.learner_lag() == 10
         with learner(address, tmp_path / "store"):
             assert link.wait_drained(10.0)

@@ -142,7 +142,7 @@ def test_a_full_disk_at_the_learner_is_said_and_the_actors_keep_their_records(tm
 def take_until_it_fails(store: EpisodeStore, end: LearnerLink) -> None:
     while True:
         for item in end.receive(8, 1.0):
-            store.append(item.record, item.actor, item.seq, item.packed)
+            store.append(item.record, item.actor, item.seq, item.packed, item.crc)
             end.ack(item.actor, item.seq)
 
 
