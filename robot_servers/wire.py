@@ -135,15 +135,29 @@ def _lower(node: Tree, depth: int, buffers: list[Buffer]) -> Tree:
 
 
 def _describe(array: npt.NDArray[Any], buffers: list[Buffer]) -> msgpack.ExtType:
-    dtype = array.dtype.newbyteorder("<")
-    if dtype.str not in _DTYPES:
-        raise WireError(f"an array of dtype {array.dtype} cannot travel; allowed: {', '.join(_CODES)}")
+    code = _code(array.dtype)
     if array.ndim > MAX_NDIM or len(buffers) >= MAX_ARRAYS:
         raise WireError(f"more than {MAX_NDIM} dimensions or {MAX_ARRAYS} arrays")
-    contiguous = np.ascontiguousarray(array, dtype=dtype)
-    descriptor = msgpack.packb([dtype.str, len(buffers), *array.shape])
+    contiguous = np.ascontiguousarray(array, dtype=_DTYPES[code])
+    descriptor = _descriptor(code, len(buffers), array.shape)
     buffers.append(contiguous.reshape(-1).view(np.uint8).data)
-    return msgpack.ExtType(_ARRAY, descriptor or b"")
+    return descriptor
+
+
+# Messages repeat, and half the cost of a small array was its description: hence the caches here and below.
+
+
+@functools.lru_cache(64)
+def _code(dtype: np.dtype[Any]) -> str:
+    code = dtype.newbyteorder("<").str
+    if code not in _DTYPES:
+        raise WireError(f"an array of dtype {dtype} cannot travel; allowed: {', '.join(_CODES)}")
+    return code
+
+
+@functools.lru_cache(1024)
+def _descriptor(dtype: str, index: int, shape: tuple[int, ...]) -> msgpack.ExtType:
+    return msgpack.ExtType(_ARRAY, msgpack.packb([dtype, index, *shape]) or b"")
 
 
 def _check_sizes(frames: Sequence[Buffer], max_bytes: int, max_frames: int) -> None:
@@ -169,6 +183,18 @@ def _unpack(data: Buffer, array: Callable[[int, bytes], Any]) -> Tree:
 
 
 def _array(descriptor: bytes, index: int, buffer: Buffer) -> npt.NDArray[Any]:
+    dtype, shape, size = _described(descriptor, index)
+    if size != len(buffer):
+        raise WireError(f"array {index}: {dtype} of shape {shape} does not fill {len(buffer)} bytes")
+    try:
+        return np.frombuffer(buffer, dtype).reshape(shape) if len(buffer) else np.empty(shape, dtype)
+    except ValueError as error:
+        raise WireError(f"array {index}: shape {shape} is impossible: {error}") from error
+
+
+@functools.lru_cache(1024)
+def _described(descriptor: bytes, index: int) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """dtype, shape and size in bytes of array number ``index``. Raises `WireError`."""
     fields = _unpack(descriptor, lambda code, data: None)
     if not isinstance(fields, list) or len(fields) < 2 or len(fields) > MAX_NDIM + 2:
         raise WireError("malformed array descriptor")
@@ -178,12 +204,7 @@ def _array(descriptor: bytes, index: int, buffer: Buffer) -> npt.NDArray[Any]:
         raise WireError(f"array of dtype {name!r:.40} is not allowed")
     if place != index or not all(type(size) is int and size >= 0 for size in shape):
         raise WireError(f"array {index}: malformed index or shape")
-    if math.prod(shape) * dtype.itemsize != len(buffer):
-        raise WireError(f"array {index}: {dtype} of shape {tuple(shape)} does not fill {len(buffer)} bytes")
-    try:
-        return np.frombuffer(buffer, dtype).reshape(shape) if len(buffer) else np.empty(shape, dtype)
-    except ValueError as error:
-        raise WireError(f"array {index}: shape {tuple(shape)} is impossible: {error}") from error
+    return dtype, tuple(shape), math.prod(shape) * dtype.itemsize
 
 
 def _check_tree(node: Tree, depth: int) -> None:
