@@ -36,7 +36,7 @@ TABLE: dict[str, set[str]] = {
     SCENES: {"robot_servers.interface", "robot_servers.geometry"},
     CAMERAS: {"robot_servers.interface", SCENES, SHARED},
     SHARED: {"robot_servers.interface"},
-    DRIVERS: {*DRIVER_PARTS, SCENES, CAMERAS, GRIPPERS, "robot_servers.serl_dialect"},
+    DRIVERS: {*DRIVER_PARTS, SCENES, CAMERAS, GRIPPERS, "robot_servers.serl_dialect", "robot_servers.realtime"},
     GRIPPERS: {"robot_servers.interface"},
     "robot_servers.resets": GUARDING,
     "robot_servers.guarded": {*GUARDING, "robot_servers.safety", "robot_servers.resets", "robot_servers.cycle"},

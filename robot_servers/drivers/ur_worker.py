@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from robot_servers.drivers.ur_sockets import library
 from robot_servers.interface import RobotError
+from robot_servers.realtime import prefer_realtime
 
 PAUSE, TRIES = 0.01, 200  # s between two looks whether the program runs, and how many
 WATCHDOG_HZ = 4.0  # commands per s below which the robot ends the program; stopping a motion alone takes 0.1 s
@@ -153,6 +154,7 @@ def answer(rtde: Rtde, message: bytes) -> list[Any]:
 def main() -> None:
     """Serve until the parent's end of the socket closes."""
     number, host, rate = sys.argv[1:]
+    prefer_realtime()  # the guard's cycle, which has it too, waits for our answers
     rtde = Rtde(host, float(rate))
     with socket.socket(fileno=int(number)) as wire:
         while message := wire.recv(1 << 16):
