@@ -14,6 +14,9 @@ import tyro
 from observed import episodes, free_ports
 
 from robot_servers.__main__ import DRIVERS
+from robot_servers.cameras.spec import parse_cameras
+from robot_servers.conformance import __main__ as conformance
+from robot_servers.real import ARMS
 from robot_servers.scenes import load_scene
 from serl_core import cli, demo, serve
 from serl_core.tasks import load_task
@@ -23,6 +26,9 @@ README = (ROOT / "README.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
 BLOCKS = re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 LINES = [shlex.split(line, comments=True) for block in BLOCKS for line in block.splitlines() if line.strip()]
+TERMINALS = {
+    line.split()[1]: shlex.split(line)[1:] for block in BLOCKS if "serl actor" in block for line in block.splitlines()
+}
 SERL = [words[1:] for words in LINES if Path(words[0]).name == "serl"]
 MAKE = [words[1:] for words in LINES if words[0] == "make"]
 PYTHON = [words[1:] for words in LINES if words[0] == "python"]
@@ -39,16 +45,17 @@ def check(name: str, *options: str) -> None:
         return
     config = cli.parse(name, module.Config, options)
     if isinstance(config, serve.Config):
-        assert config.robot in DRIVERS
+        assert config.robot in {*DRIVERS, *ARMS}
+        parse_cameras(config.camera)
         load_scene(config.scene)
-    elif "task" in vars(config):
+    elif "task" in vars(config) and name != "teach":  # which makes one
         load_task(config.task)
 
 
 def test_there_are_commands_to_check():
     """Guards this file against a README whose form it no longer understands."""
-    assert {"demo", "server", "record", "learner", "actor", "eval"} == {words[0] for words in SERL}
-    assert MAKE and INLINE and MODULES
+    assert {"demo", "server", "record", "learner", "actor", "eval", "teach"} == {words[0] for words in SERL}
+    assert MAKE and INLINE and MODULES and len(TERMINALS) == 4
     assert {words[0] for words in LINES} <= {"make", "serl", ".venv/bin/serl", "python"}
 
 
@@ -72,6 +79,9 @@ def test_benchmark_commands_are_understood(words):
     """Guards the commands that repeat the tables: the benchmark exists, and so do its options."""
     dash_m, name, *options = words
     assert dash_m == "-m"
+    if name == "robot_servers.conformance":
+        assert conformance.parser().parse_args(options).address.startswith("tcp://")
+        return
     module = importlib.import_module(name)
     if options:
         tyro.cli(module.Config, args=options)
@@ -104,8 +114,7 @@ def test_the_four_terminals_work_as_written(start, tmp_path):
     link = f"tcp://127.0.0.1:{free_ports(1)[0]}"
 
     def written(name: str) -> list[str]:
-        (words,) = (words for words in SERL if words[0] == name)
-        words = [re.sub(r"555[56]", lambda port: ports[port[0]], word) for word in words]
+        words = [re.sub(r"555[56]", lambda port: ports[port[0]], word) for word in TERMINALS[name]]
         return [word.replace("runs/", f"{tmp_path}/runs/") for word in words]
 
     start(*written("server")).ready(60.0)
