@@ -17,9 +17,7 @@ from serl_core.tasks import load_task
 class Config:
     """Serve a robot, real or simulated, behind its safety guard."""
 
-    robot: Annotated[
-        str, tyro.conf.Positional
-    ]  # mujoco, fake, franka, panda, ur5e (ur3e, ur10e, …), serl_http
+    robot: Annotated[str, tyro.conf.Positional]  # mujoco, fake, franka, panda, ur5e (ur3e, ur10e, …), serl_http
     task: str | None = None  # a task by name, or its file: its scene, its limits, and its cameras where simulated
     scene: str = "pick_cube"  # simulated robots without a task: the scene
     address: str = ""  # real arms: where it is, e.g. 172.16.0.2 or, of a SERL server, http://172.16.0.1:5000/
