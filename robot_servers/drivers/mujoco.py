@@ -1,14 +1,10 @@
 # MuJoCo's compiled modules carry no type information:
 # pyright: reportAttributeAccessIssue=false
-"""A simulated Franka behind the same protocol as a real one: it moves by the torques of the impedance law only.
-
-Each physics step is ``mj_step1`` (kinematics), the law, ``mj_step2`` (dynamics with those torques), so
-the torques always answer the present state, as on the robot.
-"""
+"""A simulated Franka behind the same protocol as a real one: it moves by the torques of the impedance law only."""
 
 from __future__ import annotations
 
-import math
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,7 +15,8 @@ import numpy as np
 from robot_servers.arms import PANDA
 from robot_servers.cameras.render_process import ProcessRig
 from robot_servers.cameras.simulated import CameraRig, InlineRig, check_cameras
-from robot_servers.impedance import TORQUE_LIMITS, Impedance
+from robot_servers.drivers.mujoco_arm import SimulatedArm
+from robot_servers.drivers.mujoco_bench import Bench
 from robot_servers.interface import (
     Array,
     Check,
@@ -34,10 +31,8 @@ from robot_servers.interface import (
     Tool,
 )
 from robot_servers.scenes import load_scene
-from robot_servers.scenes.base import FINGER_TRAVEL, Scene
+from robot_servers.scenes.base import FINGER_TRAVEL
 
-SETTLE = 0.2  # s of simulated time after objects were placed, so that episodes begin at rest
-BRAKE = np.array([60.0, 60.0, 60.0, 60.0, 12.0, 12.0, 12.0])  # Nms/rad of a stopped joint
 LIMP = Compliance(  # for guiding by hand: only enough damping to keep it from flying
     translational_stiffness=0.0,
     translational_damping=5.0,
@@ -46,16 +41,16 @@ LIMP = Compliance(  # for guiding by hand: only enough damping to keep it from f
     nullspace_stiffness=0.0,
 )
 AT_HOME = 0.05  # rad, largest joint error that counts as home
-WRENCH_TIME = 0.02  # s, time constant of the force estimate's low-pass filter
-WRENCH_DAMPING = 1e-4  # keeps the force estimate finite at singularities
-ARM = slice(0, 7)
-UNSTABLE = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)  # and QVEL, QACC
 
 
 class MujocoDriver:
     """Satisfies `Driver`. ``now`` is the clock of measurements in real time; lockstep counts physics steps.
 
-    Raises `RobotError` for an unknown scene or camera and for rates that do not divide; `connect` with
+    ``scene`` names one, and of several arms which: "handover/left". Drivers of the same ``bench`` share its physics:
+    a period passes once, whichever of them is first. Cameras are called as in the scene, an arm's own without its
+    prefix.
+
+    Raises `RobotError` for an unknown scene, arm or camera and for rates that do not divide; `connect` with
     cameras raises `RenderingUnavailable` where this machine cannot render.
     """
 
@@ -74,59 +69,25 @@ class MujocoDriver:
         cycle_hz: float = 100.0,
         physics_hz: float = 500.0,
         now: Callable[[], float] = time.monotonic,
+        bench: Bench | None = None,
     ) -> None:
-        self._scene: Scene = load_scene(scene)
-        self._substeps = round(physics_hz / cycle_hz)
-        if self._substeps < 1 or not math.isclose(self._substeps * cycle_hz, physics_hz):
-            raise RobotError(f"physics_hz {physics_hz} must be a multiple of cycle_hz {cycle_hz}")
+        table, _, arm = scene.partition("/")
+        self.bench = bench or Bench(load_scene(table), cycle_hz, physics_hz)
+        self.arm: SimulatedArm = _arm_of(self.bench, arm)
         self.scene = scene
         self.clock: ClockMode = clock
-        self.cycle_hz = cycle_hz
-        self.home_q = self._scene.home_q
-        self.limits: Limits = self._scene.limits
+        self.cycle_hz = self.bench.cycle_hz
+        self.home_q = self.bench.scene.home_q
+        self.home_pose: tuple[float, ...] = tuple(self.arm.pose.tolist())
+        self.limits: Limits = self.bench.scene.limits
         self.cameras: Mapping[str, tuple[int, int]] = dict.fromkeys(cameras, image_size)
-        self._physics_hz = physics_hz
+        self._views = _views(self.bench, arm, cameras)
         self._now = now
-        self._steps = 0  # physics steps since the driver was made: time never runs backwards
-        self._law = Impedance(1.0 / physics_hz)
-        self._braked = False  # since `stop`
+        self._periods = self._placements = 0  # of the bench, as far as this arm has taken part in them
         self._guided = False
         self._compliance = Compliance()
-        self._model = self._scene.build()
-        self._model.opt.timestep = 1.0 / physics_hz
-        # an automatic reset would teleport the arm and its objects in the middle of an episode
-        self._model.opt.disableflags |= mujoco.mjtDisableBit.mjDSBL_AUTORESET
-        check_cameras(self._model, cameras)
-        self._data = mujoco.MjData(self._model)
-        self._bind()
         self._rig: CameraRig | None = None
         self._connected = False
-        self.home_pose = self._find_home()
-
-    def _bind(self) -> None:
-        """Views into MuJoCo's own arrays, so that a cycle allocates and looks up almost nothing."""
-        model, data = self._model, self._data
-        self._site = model.site("tcp").id
-        self._fingers = [int(model.joint(f"{side}_finger").qposadr[0]) for side in ("left", "right")]
-        self._position = data.site_xpos[self._site]
-        self._quat = data.xquat[model.body("hand").id]  # the TCP frame is parallel to the hand's
-        self._rotation = data.site_xmat[self._site].reshape(3, 3)
-        self._q, self._dq = data.qpos[ARM], data.qvel[ARM]
-        self._bias, self._gravity = data.qfrc_bias[ARM], data.qfrc_gravcomp[ARM]
-        self._contact = data.qfrc_constraint[ARM]
-        self._motors, self._grip = data.ctrl[ARM], data.ctrl[7:8]
-        self._warnings = data.warning.number[UNSTABLE]  # counts since the last reset of the data
-        self._full_jacobian = np.zeros((6, model.nv))
-        self._jacobian = self._full_jacobian[:, ARM]
-        self._pose = np.zeros(7)
-        self._residual = np.zeros(7)
-        self._wrench = np.zeros(6)
-
-    def _find_home(self) -> tuple[float, ...]:
-        self._q[:] = self.home_q
-        mujoco.mj_forward(self._model, self._data)
-        self._measure()
-        return tuple(self._pose.tolist())
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -135,13 +96,15 @@ class MujocoDriver:
             self._rig = self._make_rig()
             self._rig.open()
         self._connected = True
+        self._periods = self.bench.periods
         self.place_objects(0)
         self.frames()  # now, so that no server's thread has to wait for the first ones later
 
     def _make_rig(self) -> CameraRig:
+        sizes = {view: self.cameras[name] for view, name in self._views.items()}
         if self.clock == "realtime":
-            return ProcessRig(self._model, self.scene, self.cameras)
-        return InlineRig(self._model, self.cameras)
+            return ProcessRig(self.bench.model, self.bench.scene.name, sizes)
+        return InlineRig(self.bench.model, sizes)
 
     def close(self) -> None:
         if self._rig is not None:
@@ -152,93 +115,55 @@ class MujocoDriver:
     # ── one cycle ────────────────────────────────────────────────────────────────────────────────
 
     def track(self, pose: Array, gripper: float | None) -> None:
-        self._law.set_target(pose)
-        if gripper is not None:
-            self._grip[0] = min(1.0, max(0.0, gripper)) * FINGER_TRAVEL
+        with self.bench.lock:
+            self.arm.law.set_target(pose)
+            if gripper is not None:
+                self.arm.grip[0] = min(1.0, max(0.0, gripper)) * FINGER_TRAVEL
 
     def stop(self) -> None:
         """Takes effect in the next cycle, which is the only one to touch the simulation."""
-        self._braked = True
+        self.arm.braked = True
 
     def recover(self) -> None:
-        self._braked = False
+        self.arm.braked = False
         self._restart_law()
 
     def health(self) -> Health:
         return Health()
 
     def cycle(self) -> None:
-        """Raises `RobotError` when the physics has become unstable: MuJoCo would start over without a word."""
+        """Raises `RobotError` when the physics has become unstable."""
         self._require_connected()
-        self._residual[:] = 0.0
-        for _ in range(self._substeps):
-            self._step()
-            if self._warnings.any():
-                raise RobotError(f"the simulation of {self.scene} has become unstable: see MuJoCo's warning above")
-            self._residual += self._contact
-        self._filter_wrench()
-        if self._rig is not None:
-            self._rig.offer(self._data, self._time())
-
-    def _step(self) -> None:
-        """One physics step; afterwards kinematics and Jacobian belong to the new joint positions."""
-        self._motors[:] = self._torque()
-        mujoco.mj_step2(self._model, self._data)
-        mujoco.mj_step1(self._model, self._data)
-        self._steps += 1
-        self._measure()
-
-    def _torque(self) -> Array:
-        if self._braked:  # dry damping, and the friction of closed brakes
-            return np.clip(-BRAKE * self._dq, -TORQUE_LIMITS, TORQUE_LIMITS) + self._bias - self._gravity
-        return self._law.torque(self._pose, self._q, self._dq, self._jacobian, self._bias - self._gravity)
-
-    def _measure(self) -> None:
-        jacobian = self._full_jacobian
-        mujoco.mj_jacSite(self._model, self._data, jacobian[:3], jacobian[3:], self._site)
-        self._pose[:3] = self._position
-        # The sign is left as the joint angles give it: continuous, where "scalar part ≥ 0" jumps at a half turn.
-        self._pose[3:6] = self._quat[1:]
-        self._pose[6] = self._quat[0]
-
-    def _filter_wrench(self) -> None:
-        """External joint torques → wrench at the TCP, as Franka's estimator does: pinv(Jᵀ)·tau, low-passed."""
-        jacobian = self._jacobian
-        matrix = jacobian @ jacobian.T
-        matrix.flat[::7] += WRENCH_DAMPING
-        wrench = np.linalg.solve(matrix, jacobian @ (self._residual / self._substeps))
-        self._wrench += (1.0 - math.exp(-1.0 / (self.cycle_hz * WRENCH_TIME))) * (wrench - self._wrench)
+        with self.bench.lock:
+            if self._periods >= self.bench.periods:
+                self.bench.cycle()
+            self._periods = self.bench.periods
+            if self._rig is not None:
+                self._rig.offer(self.bench.data, self._time())
 
     # ── measurements ─────────────────────────────────────────────────────────────────────────────
 
     def state(self) -> RobotState:
         self._require_connected()
-        inverse = self._rotation.T
-        dq = self._dq.copy()
-        jacobian = self._jacobian.copy()
-        left, right = self._fingers
-        opening = (self._data.qpos[left] + self._data.qpos[right]) / (2.0 * FINGER_TRAVEL)
-        return RobotState(
-            time=self._time(),
-            pose=self._pose.copy(),
-            vel=jacobian @ dq,
-            force=inverse @ self._wrench[:3],
-            torque=inverse @ self._wrench[3:],
-            q=self._q.copy(),
-            dq=dq,
-            jacobian=jacobian,
-            gripper=min(1.0, max(0.0, float(opening))),
-        )
+        with self.bench.lock:
+            return self.arm.state(self._time())
 
     def frames(self) -> dict[str, Frame]:
         self._require_connected()
-        return {} if self._rig is None else self._rig.frames(self._data, self._time())
+        if self._rig is None:
+            return {}
+        # in real time another process renders, and its very first pictures are waited for: no cycle must wait with them
+        with contextlib.nullcontext() if self.clock == "realtime" else self.bench.lock:
+            frames = self._rig.frames(self.bench.data, self._time())
+        return {self._views[view]: frame for view, frame in frames.items()}
 
     def ground_truth(self) -> Mapping[str, Any]:
-        return self._scene.ground_truth(self._model, self._data)
+        with self.bench.lock:
+            truth = self.bench.scene.ground_truth(self.bench.model, self.bench.data)
+            return {key: value if key == "success" else self.arm.to_base(value) for key, value in truth.items()}
 
     def _time(self) -> float:
-        return self._steps / self._physics_hz if self.clock == "lockstep" else self._now()
+        return self.bench.time if self.clock == "lockstep" else self._now()
 
     def _require_connected(self) -> None:
         if not self._connected:
@@ -249,43 +174,62 @@ class MujocoDriver:
     def set_compliance(self, compliance: Compliance) -> None:
         self._compliance = compliance
         if not self._guided:
-            self._law.set_compliance(compliance)
+            self.arm.law.set_compliance(compliance)
 
     def guide(self, on: bool) -> None:
         self._guided = on
-        self._law.set_compliance(LIMP if on else self._compliance)
+        self.arm.law.set_compliance(LIMP if on else self._compliance)
         self._restart_law()
 
     def preflight(self) -> tuple[Check, ...]:
-        return (Check("simulation", True, f"MuJoCo {mujoco.__version__}, {self._physics_hz:g} Hz physics"),)
+        return (Check("simulation", True, f"MuJoCo {mujoco.__version__}, {self.bench.physics_hz:g} Hz physics"),)
 
     def joint_reset(self) -> bool:
         """Put the joints home at once, at rest; an arm that is home already stays as it is, with what it holds."""
         self._require_connected()
-        if self._braked:
+        if self.arm.braked:
             return False
-        if np.abs(self._q - self.home_q).max() > AT_HOME:
-            self._q[:] = self.home_q
-            self._dq[:] = 0.0
-            self._restart_law()
+        with self.bench.lock:
+            if np.abs(self.arm.q - self.home_q).max() > AT_HOME:
+                self.arm.q[:] = self.home_q
+                self.arm.dq[:] = 0.0
+                self._restart_law()
         return True
 
     def place_objects(self, seed: int) -> None:
-        """Reset the whole simulation: the same seed gives bit-identical episodes, whatever happened before."""
+        """Start the whole simulation over, or take part in what another arm has just begun with the same seed."""
         self._require_connected()
-        mujoco.mj_resetData(self._model, self._data)
-        self._q[:] = self.home_q
-        for finger in self._fingers:
-            self._data.qpos[finger] = self._scene.gripper * FINGER_TRAVEL
-        self._grip[0] = self._scene.gripper * FINGER_TRAVEL
-        self._scene.place(self._model, self._data, np.random.default_rng(seed))
-        self._restart_law()
-        for _ in range(round(SETTLE * self._physics_hz)):
-            self._step()
-        self._restart_law()
+        with self.bench.lock:
+            if self._placements == self.bench.placements or seed != self.bench.seed:
+                self.bench.place(seed)
+            else:
+                self._restart_law()
+            self._placements = self.bench.placements
 
     def _restart_law(self) -> None:
-        mujoco.mj_step1(self._model, self._data)
-        self._measure()
-        self._wrench[:] = 0.0
-        self._law.start(self._pose, self._q)
+        with self.bench.lock:
+            self.bench.refresh()
+            self.arm.restart()
+
+
+def drivers_of(scene: str, **options: Any) -> tuple[MujocoDriver, ...]:
+    """A driver for each arm of ``scene``, over one bench; ``options`` as of `MujocoDriver`, cameras of each arm."""
+    first, *others = (f"{scene}/{arm}" if arm else scene for arm in load_scene(scene).mounts)
+    leader = MujocoDriver(first, **options)
+    return leader, *(MujocoDriver(name, **options, bench=leader.bench) for name in others)
+
+
+def _arm_of(bench: Bench, name: str) -> SimulatedArm:
+    if name not in bench.arms:
+        known = ", ".join(f"{bench.scene.name}/{arm}" if arm else bench.scene.name for arm in bench.arms)
+        raise RobotError(f'the scene {bench.scene.name} has no arm "{name}": name one of {known}')
+    return bench.arms[name]
+
+
+def _views(bench: Bench, arm: str, cameras: tuple[str, ...]) -> dict[str, str]:
+    """Camera of the model → what the arm calls it. Raises `RobotError` for one that the scene lacks."""
+    prefix = bench.scene.mounts[arm].prefix
+    known = {bench.model.camera(number).name for number in range(bench.model.ncam)}
+    views = {f"{prefix}{name}" if f"{prefix}{name}" in known else name: name for name in cameras}
+    check_cameras(bench.model, tuple(views))
+    return views

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from robot_servers.interface import RobotError, nearest
-from robot_servers.scenes import peg_insertion, pick_cube, reach
+from robot_servers.scenes import handover, peg_insertion, pick_cube, reach
 from robot_servers.scenes.base import Scene
 
-SCENES: dict[str, Scene] = {scene.name: scene for scene in (reach.SCENE, pick_cube.SCENE, peg_insertion.SCENE)}
+_ALL = (reach.SCENE, pick_cube.SCENE, peg_insertion.SCENE, handover.SCENE)
+SCENES: dict[str, Scene] = {scene.name: scene for scene in _ALL}
 
 
 def load_scene(name: str) -> Scene:

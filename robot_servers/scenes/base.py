@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,26 @@ LIVE_SOLVER = {"solref": (0.004, 1.0), "solimp": (0.97, 0.995, 0.0005, 0.5, 2.0)
 
 
 @dataclass(frozen=True)
+class Mount:
+    """Where an arm stands: ``prefix`` of its names in the model, ``pose`` (7,) of its base frame in the world's."""
+
+    prefix: str = ""
+    pose: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0)
+
+
+def _one_arm() -> Mapping[str, Mount]:
+    return {"": Mount()}
+
+
+@dataclass(frozen=True)
 class Scene:
     """One simulated table. All functions are free of hidden state.
 
     ``build()`` makes a new model. ``place(model, data, rng)`` puts the objects where the generator says;
     the joints are home already. ``ground_truth(model, data)`` gives object poses (7,) m and quaternion
-    xyzw in the base frame, and "success" (bool). ``home_q`` (7,) rad; ``gripper`` is the opening at home
-    (0 closed … 1 open); ``limits`` are the widest that a task may ask for.
+    xyzw in the world frame, and "success" (bool). ``home_q`` (7,) rad; ``gripper`` is the opening at home
+    (0 closed … 1 open); ``limits`` are the widest that a task may ask for. ``mounts`` names the arms, to all
+    of which the rest applies; the only arm of a scene has no name, and its base frame is the world's.
     """
 
     name: str
@@ -37,6 +50,7 @@ class Scene:
     build: Callable[[], mujoco.MjModel]
     place: Callable[[mujoco.MjModel, mujoco.MjData, np.random.Generator], None]
     ground_truth: Callable[[mujoco.MjModel, mujoco.MjData], Mapping[str, Any]]
+    mounts: Mapping[str, Mount] = field(default_factory=_one_arm)
 
 
 def franka_on_table() -> mujoco.MjSpec:

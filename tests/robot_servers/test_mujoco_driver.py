@@ -137,7 +137,7 @@ def test_motor_torques_stay_within_limits(connect):
     driver.track(np.array([0.7, 0.3, 0.1, *DOWN]), None)
     for _ in range(100):
         driver.cycle()
-        assert np.all(np.abs(driver._data.actuator_force[:7]) <= TORQUE_LIMITS)
+        assert np.all(np.abs(driver.bench.data.actuator_force[:7]) <= TORQUE_LIMITS)
 
 
 def test_gripper_closes_and_opens_again_in_its_own_numbers(connect):
@@ -222,12 +222,12 @@ def test_joint_reset_brings_the_arm_home_and_leaves_a_held_peg_alone(connect):
     np.testing.assert_allclose(driver.state().pose, driver.home_pose, atol=1e-4)
 
 
-@pytest.mark.parametrize("view", ["_q", "_dq"])
+@pytest.mark.parametrize("view", ["q", "dq"])
 def test_unstable_physics_is_an_error(connect, view, monkeypatch, tmp_path):
     """Guards against MuJoCo starting over by itself: the arm would be home again without a word."""
     monkeypatch.chdir(tmp_path)  # MuJoCo writes a log there
     driver = connect("reach")
-    getattr(driver, view)[3] = 1e12
+    getattr(driver.arm, view)[3] = 1e12
     with pytest.raises(RobotError, match="unstable"):
         driver.cycle()
     driver.place_objects(0)

@@ -21,7 +21,7 @@ def test_an_unknown_scene_is_answered_with_the_nearest_name():
     """Guards against a bare KeyError after a typing error."""
     with pytest.raises(RobotError, match='unknown scene "pick_cub"; did you mean "pick_cube"'):
         load_scene("pick_cub")
-    with pytest.raises(RobotError, match="known: peg_insertion, pick_cube, reach"):
+    with pytest.raises(RobotError, match="known: handover, peg_insertion, pick_cube, reach"):
         load_scene("zzz")
 
 
