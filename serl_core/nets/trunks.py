@@ -1,0 +1,121 @@
+"""Frozen trunks by name, and the hash under which their features may be kept.
+
+    trunk = load_named("resnet10", Path("resnet10_params.pkl"))
+    features = trunk(frames)                        # (N, 128, 128, 3) uint8 → (N, 4, 4, 512) float16
+
+"small" is our own (`encoders.Trunk`), "resnet10" SERL's and HIL-SERL's, "resnet18" torchvision's and timm's.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import numpy.typing as npt
+from flax import traverse_util
+
+from serl_core.nets.encoders import FEATURES, FRAME, Params, Trunk
+from serl_core.nets.resnet import ResNet
+from serl_core.nets.weights import DOTTED, FLAX, TORCHVISION, TRANSFORMERS, Naming, WeightsError, load_weights
+
+Images = npt.NDArray[np.uint8] | jax.Array
+
+
+@dataclass(frozen=True)
+class TrunkSpec:
+    """A kind of trunk: frames (N, 128, 128, 3) uint8 → features (N, rows, columns, channels) float16."""
+
+    name: str
+    module: nn.Module
+    features: tuple[int, int, int]  # rows, columns, channels of one frame's features
+    namings: tuple[Naming, ...]  # files that it can be loaded from
+
+    def init(self, seed: int) -> Params:
+        """Untrained parameters; the same seed gives the same ones on every machine."""
+        return _init(self.module, jax.random.PRNGKey(seed))
+
+    def apply(self, params: Params, images: Images) -> jax.Array:
+        """The features of some frames. Compiles once for each N. Raises ValueError for other frames."""
+        if images.ndim != 4 or images.shape[1:] != FRAME or images.dtype != np.uint8:
+            raise ValueError(
+                f"trunk {self.name}: frames must be (N, {', '.join(map(str, FRAME))}) uint8, "
+                f"not {images.shape} {images.dtype}"
+            )
+        return _features(self.module, params, images)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shape of every parameter by its name ("conv_init/kernel")."""
+        tree: dict[str, Any] = dict(jax.eval_shape(lambda: self.init(0)))
+        flat: dict[str, Any] = dict(traverse_util.flatten_dict(tree, sep="/"))
+        return {name: leaf.shape for name, leaf in flat.items()}
+
+
+@dataclass(frozen=True)
+class FrozenTrunk:
+    """A trunk with its weights."""
+
+    spec: TrunkSpec
+    params: Params
+    digest: str  # of kind and weights: features of equal digest are equal
+
+    def __call__(self, images: Images) -> jax.Array:
+        return self.spec.apply(self.params, images)
+
+
+TRUNKS = {
+    spec.name: spec
+    for spec in (
+        TrunkSpec("small", Trunk(), FEATURES, (FLAX, DOTTED)),
+        TrunkSpec("resnet10", ResNet(), (4, 4, 512), (FLAX, DOTTED, TRANSFORMERS)),
+        TrunkSpec("resnet18", ResNet((2, 2, 2, 2), "affine"), (4, 4, 512), (TORCHVISION,)),
+    )
+}
+
+
+def load_named(name: str, path: Path | None = None, seed: int = 0) -> FrozenTrunk:
+    """The trunk of that name with the weights of a file, untrained from ``seed`` without one.
+
+    Raises WeightsError if there is no such trunk or the file does not fit it.
+    """
+    spec = TRUNKS.get(name)
+    if spec is None:
+        near = difflib.get_close_matches(name, TRUNKS, 1)
+        hint = f": did you mean {near[0]}?" if near else ""
+        raise WeightsError(f"no trunk {name!r}, only {', '.join(TRUNKS)}{hint}")
+    params = spec.init(seed) if path is None else load_params(spec, path)
+    return FrozenTrunk(spec, params, digest(spec.name, params))
+
+
+def load_params(spec: TrunkSpec, path: Path) -> Params:
+    """The parameters of a trunk from a .pkl, .safetensors or .npz file. Raises WeightsError."""
+    arrays = load_weights(path, f"trunk {spec.name}", spec.shapes(), spec.namings)
+    return traverse_util.unflatten_dict({name: jnp.array(array) for name, array in arrays.items()}, sep="/")
+
+
+def digest(name: str, arrays: Mapping[str, Any]) -> str:
+    """SHA-256 over a name and a tree of arrays: names, dtypes, shapes, bytes."""
+    total = hashlib.sha256(name.encode())
+    for key, leaf in sorted(traverse_util.flatten_dict(dict(arrays), sep="/").items()):
+        array = np.asarray(leaf)
+        total.update(f"|{key} {array.dtype.str} {array.shape}|".encode())
+        total.update(array.tobytes())
+    return total.hexdigest()
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _init(module: nn.Module, key: jax.Array) -> Params:
+    return module.init(key, jnp.zeros((1, *FRAME), jnp.uint8))["params"]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _features(module: nn.Module, params: Params, images: Images) -> jax.Array:
+    return jnp.asarray(module.apply({"params": params}, images)).astype(jnp.float16)
