@@ -178,7 +178,7 @@ def replay_figures(config: Config) -> dict[str, float]:
 def link_figures(config: Config) -> dict[str, float]:
     """Everything about the link but its throughput."""
     weights = between("publisher", "waiting", config, 100)
-    spooling = between("learner", "paced", config, 500)
+    spooling = between("learner", "paced", config, 1000)
     return {
         "weights_p50_ms": weights["p50_ms"],
         "weights_p99_ms": weights["p99_ms"],
@@ -186,6 +186,7 @@ def link_figures(config: Config) -> dict[str, float]:
         "publishing_slow_down": slow_down(),
         "spool_p50_ms": spooling["p50_ms"],
         "spool_p99_ms": spooling["p99_ms"],
+        "packing_alone_p99_ms": spooling["bare_p99_ms"],
     }
 
 

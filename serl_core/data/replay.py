@@ -22,6 +22,7 @@ from serl_core.data.index_set import NONE, IndexSet, Slots
 from serl_core.data.invariants import Invariants, Running
 from serl_core.data.labels import Label, Outcome, judged
 from serl_core.data.memory import available_memory, check_memory, gigabytes
+from serl_core.data.scratch import Scratch
 from serl_core.types import EpisodeStart, Obs, Record, Step
 
 Partition = Literal["online", "demos"]
@@ -63,6 +64,7 @@ class Replay:
         self._cameras = len(example_obs.keys() - {"state"})
         check_memory(self.memory_bytes, available(), f"replay of {self._size_text()}")
         self._obs = {name: np.zeros((capacity, *x.shape), x.dtype) for name, x in stored.items()}
+        self._scratch = Scratch()
         self._action = np.zeros((capacity, action_dim), np.float32)
         self._reward = np.zeros(capacity, np.float32)
         self._penalty = np.zeros(capacity, np.float32)
@@ -147,8 +149,8 @@ class Replay:
         else:
             reward, penalty, discount, last, _ = self._windows(slots, self._n_step)
         return {
-            "obs": {name: values.take(slots, axis=0) for name, values in self._obs.items()},
-            "next_obs": {name: values.take(last, axis=0) for name, values in self._obs.items()},
+            "obs": self._frames(slots),
+            "next_obs": self._frames(last),
             "action": self._action.take(slots, axis=0),
             "reward": reward,
             "grasp_penalty": penalty,
@@ -166,8 +168,8 @@ class Replay:
         valid = np.ones(visited.shape, np.bool_)
         valid[..., 1:] = visited[..., 1:] != visited[..., :-1]
         return {
-            "obs": {name: values.take(slots, axis=0) for name, values in self._obs.items()},
-            "next_obs": {name: values.take(last, axis=0) for name, values in self._obs.items()},
+            "obs": self._frames(slots),
+            "next_obs": self._frames(last),
             "action": self._action.take(visited, axis=0),
             "valid": valid,
             "reward": reward,
@@ -175,6 +177,9 @@ class Replay:
             "human": self._operator[slots],
             "discount": discount,
         }
+
+    def _frames(self, slots: Slots) -> dict[str, npt.NDArray[Any]]:
+        return {name: self._scratch.take(values, slots) for name, values in self._obs.items()}
 
     def slots(self, partition: Partition) -> Slots:
         """The slots of all transitions of a partition, for `gather`, in no order."""

@@ -10,6 +10,7 @@ from serl_core.data.index_set import IndexSet
 from serl_core.data.labels import Label, Verdict
 from serl_core.data.memory import available_memory
 from serl_core.data.replay import Replay
+from serl_core.data.scratch import Scratch
 from serl_core.data.segments import StoreError
 from serl_core.types import EpisodeStart, Source, Step, Who
 
@@ -450,3 +451,25 @@ def test_memory_of_a_container_counts(tmp_path: Path) -> None:
     assert available_memory(meminfo, tmp_path) == 2_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert available_memory(meminfo, tmp_path) == 4000 << 10
+
+
+def test_a_batch_in_use_is_never_overwritten() -> None:
+    """Bug: the next batch is drawn into the arrays of one that somebody still reads, itself or a view of it."""
+    rng = np.random.default_rng(0)
+    values, scratch = rng.integers(0, 256, (10, 1 << 19), np.uint8), Scratch()
+    rows = [rng.integers(10, size=4) for _ in range(40)]
+    kept = [scratch.take(values, row) for row in rows[:20]]
+    views = [scratch.take(values, row)[1:, :5] for row in rows[20:]]
+    for row, batch in zip(rows, [*kept, *views], strict=True):
+        wanted = values[row] if batch.shape[1] > 5 else values[row][1:, :5]
+        np.testing.assert_array_equal(batch, wanted)
+
+
+def test_the_arrays_of_a_batch_are_used_again() -> None:
+    """Bug: every batch claims fresh memory, which takes longer than to fill it."""
+    values, scratch, rows = np.zeros((4, 1 << 20), np.uint8), Scratch(), np.arange(4)
+    batch = scratch.take(values, rows)
+    place = batch.ctypes.data
+    assert scratch.take(values, rows).ctypes.data != place
+    del batch
+    assert scratch.take(values, rows).ctypes.data == place
