@@ -114,6 +114,12 @@ def _step(
     )
 
 
+def _wrench(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What the arm measures before it touches anything: the offset of its tared wrench, N and Nm, TCP frame."""
+    state = info.get("state")
+    return {} if state is None else {"wrench_at_rest": [*state.force.tolist(), *state.torque.tolist()]}
+
+
 class _Fanout:
     """Tells every subscriber, in the order given."""
 

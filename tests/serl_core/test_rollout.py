@@ -94,6 +94,7 @@ def test_an_aborted_step_says_so():
     assert aborted[:4] == [False, False, False, True] and not any(aborted[4:])
     assert records[4].truncated and not records[4].terminated and isinstance(records[5], EpisodeStart)
     np.testing.assert_array_equal(records[4].next_obs["state"], records[3].next_obs["state"])
+    assert isinstance(records[0], EpisodeStart) and records[0].meta["wrench_at_rest"] == [0.0] * 6
 
 
 def test_records_of_an_earlier_version_are_read():
