@@ -44,6 +44,9 @@ class Config:
     env_steps: int = 0  # end after this many steps; 0: until stopped
     resume: bool = False  # count what the learner has stored already towards env_steps
     max_behind: int = 20  # lockstep: wait while the learner is this many transitions behind
+    spool_sync: float | None = (
+        None  # s; how much a power loss may cost here; without: what Linux has not written (30 s)
+    )
     learner_away: Literal["act", "hold"] = "act"  # without a learner: act on with the last weights, or hold the arm
     seed: int = 0
 
@@ -142,7 +145,14 @@ def main(config: Config) -> int:
     keys = load_client_keys(config.keys) if config.keys else None
     with (
         connected(task, config.obs, config.robot, config.truth, keys=keys) as session,
-        ActorLink(config.learner, config.name, config.run_dir / "spool", config.insecure, keys=keys) as link,
+        ActorLink(
+            config.learner,
+            config.name,
+            config.run_dir / "spool",
+            config.insecure,
+            keys=keys,
+            spool_sync=config.spool_sync,
+        ) as link,
         StopFlag().on_signals() as stop,
     ):
         operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None

@@ -42,6 +42,7 @@ class ActorLink:
     ``spool_dir`` belongs to this actor alone and to one run: what an earlier process left there is
     sent first. `send` never waits for the network. All calls raise `LinkError` once the learner has
     refused this actor, with the reason. ``keys`` are for a learner that demands them.
+    ``spool_sync``: write the spool back to the disk every so many seconds, so that a power loss costs no more.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class ActorLink:
         spool_bytes: int = 20 << 30,
         new_id: Callable[[], str] = lambda: uuid4().hex[:8],
         keys: ClientKeys | None = None,
+        spool_sync: float | None = None,
     ) -> None:
         protocol.check_address(address, secured=keys is not None, insecure=insecure)
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,64}", actor_id):
@@ -63,7 +65,7 @@ class ActorLink:
         self.session = f"{actor_id}-{new_id()}"
         self._actor_id = actor_id
         self._away_after = away_after
-        self._spool = Spool(Path(spool_dir), spool_bytes)
+        self._spool = Spool(Path(spool_dir), spool_bytes, sync_every=spool_sync)
         self._view = View()
         self._courier: Courier | None = None
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -149,3 +150,48 @@ def test_two_actors_cannot_share_a_spool(tmp_path: Path) -> None:
     opened(tmp_path)
     with pytest.raises(LinkError, match="another actor spools here"):
         opened(tmp_path)
+
+
+def test_synced_spools_reach_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against an option against power losses that syncs nothing, and against a failing disk that stays quiet."""
+    synced = threading.Event()
+
+    def fail(fd: int) -> None:
+        synced.set()
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fdatasync", fail)
+    spool = Spool(tmp_path, sync_every=0.01)
+    spool.open("a")
+    spool.append(b"first")
+    assert synced.wait(30.0)
+    spool.close()  # the syncing thread has ended: its failure is known
+    spool.open("b")
+    with pytest.raises(LinkError, match="Input/output error"):
+        spool.append(b"second")
+    spool.close()
+
+
+def test_a_spool_of_an_older_release_is_not_thrown_away(tmp_path: Path) -> None:
+    """Guards against an update that deletes what the last session could not deliver."""
+    path = tmp_path / "00000001.spool"
+    path.write_bytes(b"SPOOL1\n\0 and what it holds")
+    with pytest.raises(LinkError, match="older release"):
+        opened(tmp_path)
+    assert path.exists()
+
+
+def test_a_file_used_again_shows_nothing_of_its_earlier_use(tmp_path: Path) -> None:
+    """Guards against entries of an earlier use that are taken for new ones: the same sizes, the next numbers."""
+    spool = opened(tmp_path, "a", segment_bytes=1000)
+    for number in range(1, 200):
+        spool.append(b"%040d" % number)
+        if number % 3 == 0:
+            spool.release({"a": number - 2})
+    kept = contents(spool)
+    copy = tmp_path / "killed"
+    copy.mkdir()
+    for path in tmp_path.glob("*.spool"):
+        shutil.copy(path, copy)
+    survivor = opened(copy, "b")
+    assert contents(survivor) == kept == [("a", number, b"%040d" % number) for number in range(197, 200)]
