@@ -62,12 +62,9 @@ def rollout(
     for episode, seed in zip(count(identity.first_episode), seeds, strict=False):
         if stop() or taken == budget:
             return
-        obs, _ = env.reset(seed=seed)
-        tell(
-            EpisodeStart(
-                identity.actor, episode, obs, identity.source, {**(meta or {}), "seed": seed, "wall_time": wall()}
-            )
-        )
+        obs, info = env.reset(seed=seed)
+        about = {**(meta or {}), "seed": seed, "wall_time": wall(), **_wrench(info)}
+        tell(EpisodeStart(identity.actor, episode, obs, identity.source, about))
         for index in count():
             decision = policy(obs)
             obs, reward, terminated, truncated, info = env.step(decision.action)
