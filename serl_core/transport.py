@@ -2,8 +2,9 @@
 
 What is promised: a record whose `ActorLink.send` has returned reaches the learner's store exactly
 once and in order, through any kill, restart or network failure of either side. The price of a power
-loss: at the learner the last second (`serl_core.data.episodes`); at the actor what its operating system had
-not written back of the records not yet stored, about half a minute's, or ``spool_sync`` seconds'. Weights reach every actor, newest first; their version never goes back.
+loss: at the learner the last second (`serl_core.data.episodes`); at the actor, of the records not yet
+stored, what its operating system had not written back: half a minute, or ``spool_sync`` seconds.
+Weights reach every actor, newest first; their version never goes back.
 
 - `serl_core.link.actor`: spool on disk, resend until acknowledged, newest weights, the learner's report;
 - `serl_core.link.learner`: each record once and in order, acknowledge after storing, publish, report;
