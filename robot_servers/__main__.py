@@ -10,15 +10,17 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from robot_servers.cameras.build import build_rig
 from robot_servers.cameras.rig import Rig
 from robot_servers.cameras.spec import FORM, parse_cameras
 from robot_servers.client import RobotClient
+from robot_servers.company import Company
 from robot_servers.files import read
 from robot_servers.guarded import GuardedRobot
 from robot_servers.http import HttpServer
@@ -30,7 +32,7 @@ from robot_servers.preflight import machine_checks, table
 from robot_servers.real import ARMS, Real, add_options
 from robot_servers.realtime import prefer_realtime
 from robot_servers.serl_dialect import GripperNumbers
-from robot_servers.server import Server
+from robot_servers.server import ServedRobot, Server
 
 log = logging.getLogger(__name__)
 
@@ -38,12 +40,23 @@ log = logging.getLogger(__name__)
 RATES: dict[ClockMode, float] = {"realtime": 250.0, "lockstep": 100.0}
 
 
+PORTS_APART = 10  # between the ports of two arms: beside each are those of its STOP and its states
+
+
 def _mujoco(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> Driver:
+    arm, *others = _mujoco_arms(scene, clock, cameras)
+    if others:
+        raise RobotError(f"the scene {scene} has {len(others) + 1} arms: name one, {arm.scene}, or serve them all")
+    return arm
+
+
+def _mujoco_arms(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> tuple[Driver, ...]:
     try:
-        from robot_servers.drivers.mujoco import MujocoDriver
+        from robot_servers.drivers.mujoco import MujocoDriver, drivers_of
     except ImportError as error:
         raise RobotError(f"the simulated arm needs a package ({error}): install the extra sim") from error
-    return MujocoDriver(scene or "pick_cube", clock=clock, cameras=cameras, cycle_hz=RATES[clock])
+    options: dict[str, Any] = {"clock": clock, "cameras": cameras, "cycle_hz": RATES[clock]}
+    return (MujocoDriver(scene, **options),) if "/" in scene else drivers_of(scene or "pick_cube", **options)
 
 
 def _fake(scene: str, clock: ClockMode, cameras: tuple[str, ...]) -> Driver:
@@ -71,6 +84,23 @@ def build(
     arm = make_driver(driver, scene, clock, cameras, limits, real)
     others = _real_cameras(camera, cameras, clock)
     return GuardedRobot(arm, None if driver in ARMS else limits, cameras=others, prepare=_prefer_realtime)
+
+
+def build_all(
+    driver: str,
+    scene: str,
+    clock: ClockMode,
+    cameras: tuple[str, ...],
+    limits: Limits | None,
+    camera: tuple[str, ...] = (),
+    real: Real | None = None,
+) -> tuple[ServedRobot, ...]:
+    """As `build`, but every arm of a simulated scene, each behind a guard of its own; they share time and STOP."""
+    if driver != "mujoco" or camera:
+        return (build(driver, scene, clock, cameras, limits, camera, real),)
+    arms = _mujoco_arms(scene, clock, cameras)
+    robots = tuple(GuardedRobot(arm, limits, prepare=_prefer_realtime) for arm in arms)
+    return robots if len(robots) == 1 else Company(robots).members()
 
 
 def make_driver(
@@ -136,6 +166,7 @@ def serve(
 ) -> int:
     """Serve until SIGINT or SIGTERM; prints ``ready tcp://… [http://…] [truth tcp://…]`` when it serves.
 
+    A scene with several arms has a server for each, `PORTS_APART`, and prints their addresses with commas between.
     Port 0 takes a free one. ``http``: serve SERL's HTTP routes too, in real time only. ``keys``: folder of a server's
     keys. ``preflight``: only check, and serve nothing. Returns the exit status: 2 for what cannot be, said in one
     line on stderr.
@@ -144,13 +175,16 @@ def serve(
         if preflight:
             return check(make_driver(driver, scene, clock, cameras, limits, real), real or Real())
         secrets = load_server_keys(keys) if keys else None
-        robot = build(driver, scene, clock, cameras, limits, camera, real)
-        truth_address = None if truth_port is None else _address(host, truth_port)
-        server = Server(robot, _address(host, port), truth_address, insecure, keys=secrets)
-        with _serving(robot, server), _http_face(server, clock, http, secrets) as url:
-            truth = f" truth {server.truth_address}" if server.truth_address else ""
-            print(f"ready {server.address}{url}{truth}", flush=True)
-            server.serve_forever()
+        robots = build_all(driver, scene, clock, cameras, limits, camera, real)
+        servers = [
+            Server(robot, *_addresses(host, number, port, truth_port), insecure, keys=secrets)
+            for number, robot in enumerate(robots)
+        ]
+        with _serving(robots, servers), _http_face(servers, clock, http, secrets) as url:
+            truth = ",".join(server.truth_address for server in servers if server.truth_address)
+            addresses = ",".join(server.address for server in servers)
+            print(f"ready {addresses}{url}{f' truth {truth}' if truth else ''}", flush=True)
+            servers[0].serve_forever()
     except RobotError as error:
         print(f"robot server: {error}", file=sys.stderr)
         return 2
@@ -158,31 +192,51 @@ def serve(
 
 
 @contextlib.contextmanager
-def _serving(robot: GuardedRobot, server: Server) -> Iterator[None]:
-    """Everything open, and closed again in the opposite order; signals end it cleanly."""
+def _serving(robots: Sequence[ServedRobot], servers: Sequence[Server]) -> Iterator[None]:
+    """Everything open, and closed again in the opposite order; signals end it cleanly.
+
+    The first server answers in the caller's thread, every other one in its own.
+    """
     with contextlib.ExitStack() as stack:
         for number in (signal.SIGINT, signal.SIGTERM):
-            stack.callback(signal.signal, number, signal.signal(number, lambda *_: server.stop()))
-        stack.callback(robot.close)
-        robot.connect()
-        stack.enter_context(server)
+            stack.callback(signal.signal, number, signal.signal(number, lambda *_: servers[0].stop()))
+        for robot in robots:
+            stack.callback(robot.close)
+            robot.connect()
+        for server in servers:
+            stack.enter_context(server)
+        for server in servers[1:]:
+            thread = threading.Thread(target=server.serve_forever, name="second-server")
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.stop)
         yield
 
 
 @contextlib.contextmanager
-def _http_face(server: Server, clock: ClockMode, options: HttpOptions | None, keys: ServerKeys | None) -> Iterator[str]:
+def _http_face(
+    servers: Sequence[Server], clock: ClockMode, options: HttpOptions | None, keys: ServerKeys | None
+) -> Iterator[str]:
     """SERL's routes beside the server, if they are asked for: their URL after a space, or nothing."""
     if options is None:
         yield ""
         return
+    server, *others = servers
+    if others:
+        raise RobotError("--http-port: SERL's routes know one arm: serve one, e.g. --scene handover/left")
     if clock != "realtime":
         raise RobotError("--http-port: scripts written for SERL run in real time, leave out --clock lockstep")
     with HttpServer(Face(lambda: RobotClient(server.address, keys=keys.own if keys else None)), options) as http:
         yield f" {http.url}"
 
 
-def _address(host: str, port: int) -> str:
-    return f"tcp://{host}:{port or '*'}"
+def _addresses(host: str, number: int, port: int, truth_port: int | None) -> tuple[str, str | None]:
+    """Of the ``number``-th arm, and of its ground truth."""
+
+    def at(port: int) -> str:
+        return f"tcp://{host}:{port + number * PORTS_APART if port else '*'}"
+
+    return at(port), None if truth_port is None else at(truth_port)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -40,6 +40,7 @@ TABLE: dict[str, set[str]] = {
     GRIPPERS: {"robot_servers.interface"},
     "robot_servers.resets": GUARDING,
     "robot_servers.guarded": {*GUARDING, "robot_servers.safety", "robot_servers.resets", "robot_servers.cycle"},
+    "robot_servers.company": {"robot_servers.interface", "robot_servers.guarded"},
     "robot_servers.lease": {"robot_servers.interface"},
     "robot_servers.realtime": set(),
     "robot_servers.jpeg": {"robot_servers.interface"},
@@ -83,6 +84,7 @@ TABLE: dict[str, set[str]] = {
     "robot_servers.__main__": {
         *CONTRACT,
         "robot_servers.guarded",
+        "robot_servers.company",
         "robot_servers.server",
         "robot_servers.client",
         "robot_servers.http",

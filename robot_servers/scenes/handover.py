@@ -22,8 +22,8 @@ from robot_servers.scenes.base import (
     set_free_pose,
 )
 
-HOME_Q = (0.0, 0.04589847818485129, 0.0, -2.37628989240732, 0.0, 2.4221883705921714, np.pi / 4)  # TCP (0.5, 0, 0.2)
-LIMITS = Limits((0.3, -0.25, 0.012), (0.7, 0.25, 0.5), tilt=0.6, step=0.1, turn=0.5, speed=1.0, acceleration=13.0)
+HOME_Q = (0.0, -0.2913970261515495, 0.0, -2.760431817066911, 0.0, 2.469034790915362, np.pi / 4)  # TCP (0.38, 0, 0.2)
+LIMITS = Limits((0.25, -0.25, 0.012), (0.7, 0.25, 0.5), tilt=0.6, step=0.1, turn=0.5, speed=1.0, acceleration=13.0)
 MOUNTS = {
     "left": Mount(),
     "right": Mount("right_", (1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0)),  # turned by half a turn about the vertical
