@@ -44,9 +44,7 @@ class Config:
     env_steps: int = 0  # end after this many steps; 0: until stopped
     resume: bool = False  # count what the learner has stored already towards env_steps
     max_behind: int = 20  # lockstep: wait while the learner is this many transitions behind
-    spool_sync: float | None = (
-        None  # s; how much a power loss may cost here; without: what Linux has not written (30 s)
-    )
+    spool_sync: float | None = None  # s of records that a power loss may cost here; without, about half a minute
     learner_away: Literal["act", "hold"] = "act"  # without a learner: act on with the last weights, or hold the arm
     seed: int = 0
 
