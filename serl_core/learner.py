@@ -87,7 +87,8 @@ class Learner:
             task.action_dim,
             discount=self.agent.config.discount,
             n_step=self.agent.config.n_step,
-            encode=self.blueprint.encoder(),
+            encode=self.blueprint.replay_encoder(np.random.default_rng([config.seed, 1])),
+            views=self.blueprint.views,
         )
         self.limiter = UpdateLimiter(
             utd=self.agent.config.utd,

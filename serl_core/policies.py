@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ from serl_core.agents.sac import SAC, SACConfig, make_policy, rlpd_preset
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation, Preset, Task
 from serl_core.envs.robot_env import observation_space
-from serl_core.nets.encoders import FEATURES, frame_encoder, random_trunk
+from serl_core.nets.encoders import FEATURES, TRUNK, frame_encoder, load_trunk, view_encoder
 from serl_core.rollout import Decision
 from serl_core.tasks import load_task
 from serl_core.transport import ActorLink, LinkError
@@ -32,7 +33,7 @@ PRESETS: dict[Preset, Callable[[SACConfig, Task], SACConfig]] = {
     # the same with the networks of the paper: ten critics
     "rlpd": lambda plain, task: rlpd_preset(plain),
 }
-TRUNK_SEED = 0  # the untrained trunk is the same on every machine, so that it never has to travel
+VIEWS = 4  # of each frame in replay; more of the 81 shifts cost the learner time and memory
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Blueprint:
 
     def to_tree(self) -> dict[str, Any]:
         """As plain values, for the wire and for checkpoints."""
-        return {"task": self.task, "obs": self.obs, "agent": asdict(self.agent_config)}
+        return {"task": self.task, "obs": self.obs, "agent": asdict(self.agent_config), "trunk": self._trunk_hash()}
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any]) -> Blueprint:
@@ -61,9 +62,15 @@ class Blueprint:
             name: tuple(value) if isinstance(value, list) else value for name, value in tree["agent"].items()
         }
         try:
-            return cls(tree["task"], tree["obs"], SACConfig(**values))
+            blueprint = cls(tree["task"], tree["obs"], SACConfig(**values))
         except TypeError as error:
             raise ConfigError(f"these weights need another version of the networks: {error}") from error
+        if tree.get("trunk", "") != blueprint._trunk_hash():
+            raise ConfigError(
+                f"these weights were learnt on another image trunk than {TRUNK}: "
+                "install the same version of this package on both machines"
+            )
+        return blueprint
 
     def load_task(self) -> Task:
         """The task itself."""
@@ -85,8 +92,27 @@ class Blueprint:
 
     def encoder(self) -> Callable[[Obs], Obs]:
         """What turns an observation into what is stored and learnt from: frames become features, once."""
-        cameras = tuple(name for name in self.example() if name != "state")
-        return frame_encoder(random_trunk(TRUNK_SEED) if cameras else {}, cameras)
+        return frame_encoder(self._trunk(), self.cameras)
+
+    def replay_encoder(self, rng: np.random.Generator) -> Callable[[Obs], Obs]:
+        """The same for replay, which keeps `views` shifted versions of every frame."""
+        return view_encoder(self._trunk(), self.cameras, self.views, rng)
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """What the policy sees with."""
+        return tuple(name for name in self.example() if name != "state")
+
+    @property
+    def views(self) -> int:
+        """How many versions of a frame replay keeps."""
+        return VIEWS if self.cameras else 1
+
+    def _trunk_hash(self) -> str:
+        return hashlib.sha256(TRUNK.read_bytes()).hexdigest()[:16] if self.cameras else ""
+
+    def _trunk(self) -> Any:
+        return load_trunk(TRUNK) if self.cameras else {}
 
 
 class _Acting:

@@ -36,8 +36,10 @@ class Replay:
     """Frames and transitions of the newest episodes, and all demonstrations.
 
     ``capacity`` counts frames. ``example_obs`` is one raw observation; ``encode`` maps a raw
-    observation to the one that is stored (features instead of frames). ``n_step`` > 1 sums rewards
-    over windows that end with the episode and where control changes hands, and bootstrap there.
+    observation to the one that is stored (features instead of frames). With ``views`` > 1 it gives so many
+    versions of each frame along a leading axis, from which every sample draws one, for each camera and for
+    obs and next_obs by itself. ``n_step`` > 1 sums rewards over windows that end with the episode and where
+    control changes hands, and bootstrap there.
 
     Demonstrations and interventions stay when the ring comes round, until they fill half of it.
     Raises `StoreError` if the memory that all of it will take is not there (``available``, bytes).
@@ -51,6 +53,7 @@ class Replay:
         discount: float,
         n_step: int = 1,
         encode: Callable[[Obs], Mapping[str, npt.NDArray[Any]]] | None = None,
+        views: int = 1,
         available: Callable[[], int] = available_memory,
     ) -> None:
         if capacity < 2 or n_step < 1 or not 0 <= discount <= 1:
@@ -58,6 +61,7 @@ class Replay:
         self._capacity, self._discount, self._n_step = capacity, discount, n_step
         self._invariants = Invariants(example_obs, action_dim)
         self._encode = encode or dict
+        self._views = views
         stored = self._encode(example_obs)
         frame = sum(x.nbytes for x in stored.values())
         self.memory_bytes = capacity * (frame + 4 * action_dim + _OVERHEAD)  # claimed little by little, all in the end
@@ -121,13 +125,13 @@ class Replay:
         An empty partition is replaced by the other; entries as `serl_core.agents.sac` lists them.
         Raises ValueError when both are empty.
         """
-        return self.gather(self._draw(rng, batch, utd, demo_ratio))
+        return self.gather(self._draw(rng, batch, utd, demo_ratio), rng)
 
     def sample_chunks(
         self, rng: np.random.Generator, batch: int, utd: int, length: int, demo_ratio: float = 0.5
     ) -> Batches:
         """Like `sample`, of windows of ``length`` consecutive actions (see `gather_chunks`)."""
-        return self.gather_chunks(self._draw(rng, batch, utd, demo_ratio), length)
+        return self.gather_chunks(self._draw(rng, batch, utd, demo_ratio), length, rng)
 
     def _draw(self, rng: np.random.Generator, batch: int, utd: int, demo_ratio: float) -> Slots:
         demos = round(batch * demo_ratio)
@@ -140,8 +144,11 @@ class Replay:
         parts = [(self._sets["demos"], demos), (self._sets["online"], batch - demos)]
         return np.concatenate([part.sample(rng, (utd, count)) for part, count in parts if count], axis=1)
 
-    def gather(self, slots: Slots) -> Batches:
-        """The transitions (or n-step windows) that begin at ``slots`` (any shape), as new arrays."""
+    def gather(self, slots: Slots, rng: np.random.Generator | None = None) -> Batches:
+        """The transitions (or n-step windows) that begin at ``slots`` (any shape), as new arrays.
+
+        ``rng`` draws the views of their frames; without it each is the first.
+        """
         if self._n_step == 1:
             reward, penalty = self._reward[slots], self._penalty[slots]
             discount = np.where(self._terminated[slots], np.float32(0), np.float32(self._discount))
@@ -149,8 +156,8 @@ class Replay:
         else:
             reward, penalty, discount, last, _ = self._windows(slots, self._n_step)
         return {
-            "obs": self._frames(slots),
-            "next_obs": self._frames(last),
+            "obs": self._frames(slots, rng),
+            "next_obs": self._frames(last, rng),
             "action": self._action.take(slots, axis=0),
             "reward": reward,
             "grasp_penalty": penalty,
@@ -158,7 +165,7 @@ class Replay:
             "discount": discount,
         }
 
-    def gather_chunks(self, slots: Slots, length: int) -> Batches:
+    def gather_chunks(self, slots: Slots, length: int, rng: np.random.Generator | None = None) -> Batches:
         """The windows of up to ``length`` steps that begin at ``slots`` (any shape), as new arrays.
 
         Like `gather`, but "action" is (…, length, A), and "valid" (…, length) says which of its rows were done
@@ -168,8 +175,8 @@ class Replay:
         valid = np.ones(visited.shape, np.bool_)
         valid[..., 1:] = visited[..., 1:] != visited[..., :-1]
         return {
-            "obs": self._frames(slots),
-            "next_obs": self._frames(last),
+            "obs": self._frames(slots, rng),
+            "next_obs": self._frames(last, rng),
             "action": self._action.take(visited, axis=0),
             "valid": valid,
             "reward": reward,
@@ -178,8 +185,17 @@ class Replay:
             "discount": discount,
         }
 
-    def _frames(self, slots: Slots) -> dict[str, npt.NDArray[Any]]:
-        return {name: self._scratch.take(values, slots) for name, values in self._obs.items()}
+    def _frames(self, slots: Slots, rng: np.random.Generator | None) -> dict[str, npt.NDArray[Any]]:
+        return {name: self._scratch.take(*self._seen(name, slots, rng)) for name in self._obs}
+
+    def _seen(self, name: str, slots: Slots, rng: np.random.Generator | None) -> tuple[npt.NDArray[Any], Slots]:
+        """The rows, and which of them, that hold one view of each frame."""
+        values, views = self._obs[name], self._views
+        if views == 1 or name == "state":
+            return values, slots
+        first = slots * views
+        drawn = first if rng is None else first + rng.integers(views, size=slots.shape)
+        return values.reshape(-1, *values.shape[2:]), drawn
 
     def slots(self, partition: Partition) -> Slots:
         """The slots of all transitions of a partition, for `gather`, in no order."""

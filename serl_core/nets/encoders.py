@@ -20,6 +20,8 @@ from flax import struct, traverse_util
 
 FEATURES = (4, 4, 128)  # rows, columns, channels of a frame's features
 FRAME = (128, 128, 3)  # rows, columns, RGB of a frame
+TRUNK = Path(__file__).with_name("trunk.npz")  # of a `Trunk`, made by examples/pretrain_trunk.py
+PAD = 4  # pixels by which a crop may be shifted, either way
 STD_FLOOR = 1e-2  # an entry that demonstrations hardly move must not be blown up when the policy moves it
 CLIP = 10.0  # standard deviations; a first hard contact is far outside of what demonstrations show
 
@@ -179,3 +181,30 @@ def frame_encoder(
         return {**obs, **dict(zip(cameras, features, strict=True))}
 
     return encode
+
+
+def view_encoder(
+    trunk_params: Params, cameras: tuple[str, ...], views: int, rng: np.random.Generator
+) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
+    """The same for replay: ``views`` versions (views, 4, 4, 128) of each frame, the first of them not shifted.
+
+    The others are random crops of the frame padded by 4 pixels (DrQ, arXiv 2004.13649), drawn once: the
+    trunk is frozen, so that its features of a crop need never be computed again.
+    """
+
+    def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        if not cameras:
+            return dict(obs)
+        shifted = np.stack([crop for name in cameras for crop in crops(obs[name], views, rng)])
+        features = np.asarray(encode_frames(trunk_params, shifted)).reshape(len(cameras), views, *FEATURES)
+        return {**obs, **dict(zip(cameras, features, strict=True))}
+
+    return encode
+
+
+def crops(frame: npt.NDArray[np.uint8], count: int, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
+    """The frame (H, W, 3) itself, then ``count − 1`` random crops of it, padded by repeating its edge."""
+    height, width = frame.shape[:2]
+    padded = np.pad(frame, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="edge")
+    corners = rng.integers(0, 2 * PAD + 1, (count - 1, 2)).tolist()
+    return [frame, *(padded[top : top + height, left : left + width] for top, left in corners)]

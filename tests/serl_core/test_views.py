@@ -1,0 +1,103 @@
+"""Several shifted views of one frame: made once, drawn anew by every sample."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from serl_core.config import ConfigError
+from serl_core.data.replay import Replay
+from serl_core.nets.encoders import PAD, TRUNK, crops, encode_frames, load_trunk, save_trunk, view_encoder
+from serl_core.policies import Blueprint
+from serl_core.types import EpisodeStart, Step
+
+VIEWS = 3
+
+
+def numbered(obs):
+    """In the place of features: frame number · 10 + view."""
+    return {**obs, "front": np.array([[obs["front"][0, 0, 0] * 10 + view] for view in range(VIEWS)], np.float32)}
+
+
+def frame(number: int):
+    return {"state": np.array([number], np.float32), "front": np.full((2, 2, 3), number, np.uint8)}
+
+
+@pytest.fixture
+def replay() -> Replay:
+    replay = Replay(20, frame(0), 1, 0.9, encode=numbered, views=VIEWS)
+    replay.insert(EpisodeStart("a", 0, frame(0)))
+    for number in range(5):
+        action, target = np.zeros(1, np.float32), np.zeros(7)
+        replay.insert(
+            Step("a", 0, number, action, action, target, False, frame(number + 1), 0.0, 0.0, False, number == 4,
+                 False, "policy", -1, 0, 0.0)
+        )  # fmt: skip
+    return replay
+
+
+def test_every_sample_draws_its_views_by_itself(replay: Replay) -> None:
+    """Guards the augmentation: frames must stay the right ones, and obs and next_obs must not share their view."""
+    batch = replay.sample(np.random.default_rng(0), 256, 2)
+    for part, ahead in (("obs", 0), ("next_obs", 1)):
+        number, view = np.divmod(batch[part]["front"][..., 0], 10)
+        np.testing.assert_array_equal(number, batch[part]["state"][..., 0])
+        np.testing.assert_array_equal(number, batch["obs"]["state"][..., 0] + ahead)
+        assert set(view.flat) == set(range(VIEWS))
+    same = batch["obs"]["front"] % 10 == batch["next_obs"]["front"] % 10
+    assert 0.2 < same.mean() < 0.5
+
+
+def test_without_a_generator_every_frame_is_as_it_was_seen(replay: Replay) -> None:
+    """Guards statistics and evaluations, which must not be augmented."""
+    batch = replay.gather(replay.slots("online"))
+    np.testing.assert_array_equal(batch["obs"]["front"][..., 0] % 10, 0)
+
+
+def test_crops_are_shifts_of_the_frame() -> None:
+    """Guards against crops that mix rows with columns, or shift by more than the padding."""
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    first, *others = crops(picture, 40, np.random.default_rng(1))
+    np.testing.assert_array_equal(first, picture)
+    shifts = set()
+    for crop in others:
+        found = [
+            (dy, dx) for dy in range(-PAD, PAD + 1) for dx in range(-PAD, PAD + 1)
+            if np.array_equal(crop[PAD:-PAD, PAD:-PAD], picture[PAD + dy : 16 - PAD + dy, PAD + dx : 16 - PAD + dx])
+        ]  # fmt: skip
+        assert len(found) == 1
+        shifts.add(found[0])
+    assert len(shifts) > 20
+
+
+def test_views_are_the_trunks_features_of_the_crops() -> None:
+    """Guards against features filed under another camera or view."""
+    rng = np.random.default_rng(0)
+    obs = {name: rng.integers(0, 255, (128, 128, 3), dtype=np.uint8) for name in ("front", "wrist")}
+    trunk = load_trunk(TRUNK)
+    got = view_encoder(trunk, ("front", "wrist"), 2, np.random.default_rng(5))({"state": np.zeros(1), **obs})
+    expected = np.asarray(encode_frames(trunk, np.stack([obs["front"], obs["wrist"]])))
+    for name, features in zip(("front", "wrist"), expected, strict=True):
+        assert got[name].shape == (2, 4, 4, 128)
+        np.testing.assert_allclose(got[name][0].astype(float), features.astype(float), atol=0.05)
+
+
+def test_weights_learnt_on_another_trunk_are_refused() -> None:
+    """Guards an actor with another version of the package: features would mean something else."""
+    tree = Blueprint.for_task("pick_cube", "pixels").to_tree()
+    assert Blueprint.from_tree(tree).to_tree() == tree
+    with pytest.raises(ConfigError, match="another image trunk"):
+        Blueprint.from_tree({**tree, "trunk": "0123456789abcdef"})
+
+
+def test_a_file_of_other_weights_is_named(tmp_path) -> None:
+    """Guards against a trunk that is silently something else."""
+    flat = load_trunk(TRUNK)
+    path = tmp_path / "trunk.npz"
+    save_trunk(path, {**flat, "Surplus": {"kernel": np.zeros(3)}})
+    with pytest.raises(ValueError, match=r"trunk\.npz: missing or unknown weights \['Surplus/kernel'\]"):
+        load_trunk(path)
+    name = next(iter(flat))
+    save_trunk(path, {**flat, name: {leaf: np.zeros(3) for leaf in flat[name]}})
+    with pytest.raises(ValueError, match="has shape"):
+        load_trunk(path)
