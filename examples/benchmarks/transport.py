@@ -143,7 +143,7 @@ def filled(transitions: int, side: int) -> Replay:
 def sampling(transitions: int, side: int) -> tuple[float, float]:
     """Median time of drawing a batch of pairs, ms, and memory as a ratio to the raw bytes of the distinct frames."""
     replay, rng, durations = filled(transitions, side), np.random.default_rng(0), []
-    for _ in range(60):
+    for _ in range(310):  # long enough to outlast a burst of other work
         begun = time.perf_counter()
         replay.sample(rng, BATCH, 1)
         durations.append(1000 * (time.perf_counter() - begun))
