@@ -1,8 +1,8 @@
 """Behaviour cloning of the demonstrations: the baseline of HIL-SERL (arXiv 2410.21845, section V).
 
 The arm is regressed by the squared error of tanh(mean): the log density of a saturated action under
-a squashed Gaussian is infinite. The gripper is a 3-way classification. Same policy interface and
-same batches as `serl_core.agents.sac`.
+a squashed Gaussian is infinite. The gripper is a 3-way classification, two are a 9-way one. Same policy
+interface and same batches as `serl_core.agents.sac`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BCConfig:
     activation: Activation = "tanh"  # of the head
     layer_norm: bool = True  # of the head
     dropout: float = 0.25  # share of units dropped in training
-    grasp: bool = False  # the last action entry is a discrete gripper: classified, not regressed
+    grasp: int = 0  # how many of the last action entries are discrete grippers: classified together, not regressed
     batch: int = 256  # transitions per update
 
 
@@ -59,8 +59,9 @@ class _Head(nn.Module):
     @nn.compact
     def __call__(self, z: jax.Array, train: bool = False) -> tuple[jax.Array, jax.Array]:
         config = self.config
+        choices = grasp.CHOICES ** max(1, config.grasp)
         x = MLP(config.hidden, config.activation, config.layer_norm, config.dropout)(z, train)
-        return nn.tanh(nn.Dense(self.arm_dim, name="mean")(x)), nn.Dense(grasp.CHOICES, name="gripper")(x)
+        return nn.tanh(nn.Dense(self.arm_dim, name="mean")(x)), nn.Dense(choices, name="gripper")(x)
 
 
 @final
@@ -126,7 +127,7 @@ class BC:
         loss = jnp.mean(jnp.square(mean - batch["action"][:, : self._arm_dim]))
         metrics = {"arm_loss": loss}
         if self.config.grasp:
-            labels = grasp.choice_of(batch["action"][:, -1])
+            labels = grasp.joint_choice(batch["action"][:, self._arm_dim :])
             metrics["grasp_loss"] = jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
             loss = loss + metrics["grasp_loss"]
         return loss, {**metrics, "loss": loss}
@@ -142,6 +143,6 @@ def make_bc_policy(config: BCConfig, example_obs: Obs, action_dim: int) -> Act:
         mean, logits = output
         if not config.grasp:
             return mean
-        return jnp.concatenate([mean, grasp.command_of(logits)[:, None]], axis=-1)
+        return jnp.concatenate([mean, grasp.joint_commands(logits, config.grasp)], axis=-1)
 
     return jit_policy(apply, example_obs)

@@ -51,13 +51,13 @@ class SACConfig:
     layer_norm: bool = True  # in the critics: bounds what they extrapolate
     actor_layer_norm: bool = True  # in the actor's head
     init_temperature: float = 0.01  # weight of the entropy at the start: 0.01 HIL-SERL, 1.0 RLPD
-    target_entropy: float | None = None  # None: −(action entries)/2, the gripper counted
+    target_entropy: float | None = None  # None: −(action entries)/2, grippers counted
     value_bounds: tuple[float, float] | None = None  # what returns can be: targets are clipped to it, no overestimation
     n_step: int = 1  # rewards summed before the bootstrap; replay builds the windows
     imitation: float = 0.0  # weight of following the person where the critics prefer their action
     grasp_margin: float = 0.05  # with imitation: how far below the person's gripper choice others stay
     backup_entropy: bool = False  # subtract discount · temperature · log π from the critics' target
-    grasp: bool = False  # the last action entry is a discrete gripper with a critic of its own
+    grasp: int = 0  # how many of the last action entries are discrete grippers, with one critic of their own
     utd: int = 4  # critic updates per online transition
     batch: int = 256  # transitions per update, demonstrations included
 
@@ -70,6 +70,8 @@ class SACConfig:
             raise ValueError(f"value_bounds {self.value_bounds} must be (lowest, highest)")
         if self.init_temperature <= 0 or self.learning_rate <= 0:
             raise ValueError("init_temperature and learning_rate must be positive")
+        if not 0 <= self.grasp <= 4:
+            raise ValueError(f"grasp {self.grasp}: choices are 3 to the power of the grippers, so at most 4 of them")
 
 
 def rlpd_preset(config: SACConfig) -> SACConfig:
@@ -115,7 +117,7 @@ class SAC:
     """Networks and compiled updates for one configuration; holds no state.
 
     ``example_obs`` maps names to arrays of one *stored* observation (features instead of frames);
-    ``action_dim`` counts the gripper. Raises ValueError when they do not fit the configuration.
+    ``action_dim`` counts the grippers. Raises ValueError when they do not fit the configuration.
     """
 
     def __init__(self, config: SACConfig, example_obs: Obs, action_dim: int) -> None:
@@ -255,11 +257,11 @@ class SAC:
         metrics = {"critic_loss": loss, "q_mean": jnp.mean(values), "target_mean": jnp.mean(targets["arm"])}
         if self.config.grasp:
             grasp_values = nets.grasp_values(critic, z)
-            metrics["grasp_loss"] = grasp.grasp_loss(grasp_values, batch["action"][:, -1], targets["grasp"])
+            commands = batch["action"][:, self._arm_dim :]
+            metrics["grasp_loss"] = grasp.grasp_loss(grasp_values, commands, targets["grasp"])
             if self.config.imitation:
-                metrics["grasp_loss"] += grasp.margin_loss(
-                    grasp_values, batch["action"][:, -1], batch["human"], self.config.grasp_margin
-                )
+                margin = self.config.grasp_margin
+                metrics["grasp_loss"] += grasp.margin_loss(grasp_values, commands, batch["human"], margin)
             loss = loss + metrics["grasp_loss"]
         return loss, metrics
 
@@ -321,7 +323,7 @@ class _Networks:
         self.encoder = Encoder(cameras)
         self.ensemble = critic_ensemble(config.critics, hidden, activation, config.layer_norm)
         self.subset = critic_ensemble(config.critic_subset, hidden, activation, config.layer_norm)
-        self.grasp = DiscreteCritic(grasp.CHOICES, hidden, activation, config.layer_norm)
+        self.grasp = DiscreteCritic(grasp.CHOICES**config.grasp, hidden, activation, config.layer_norm)
         self.actor = ActorHead(arm_dim, hidden, activation, config.actor_layer_norm)
 
     def encode(self, critic: Mapping[str, Any], normaliser: Normaliser, obs: Mapping[str, jax.Array]) -> jax.Array:
@@ -346,7 +348,7 @@ class _Networks:
 def make_policy(config: SACConfig, example_obs: Obs, action_dim: int) -> Act:
     """``act(params, obs, key, explore) -> action (A,) float32`` for one observation without batch dimension.
 
-    Exploring samples the arm's action, otherwise it is tanh(mean); the gripper is always greedy.
+    Exploring samples the arm's action, otherwise it is tanh(mean); grippers are always greedy.
     """
     nets = _Networks(config, cameras_of(example_obs), action_dim - int(config.grasp))
 
@@ -356,7 +358,7 @@ def make_policy(config: SACConfig, example_obs: Obs, action_dim: int) -> Act:
         arm = jnp.where(explore, tanh_sample(key, mean, log_std)[0], jnp.tanh(mean))
         if not config.grasp:
             return arm
-        command = grasp.command_of(nets.grasp_values({"grasp": params.grasp}, z))
-        return jnp.concatenate([arm, command[:, None]], axis=-1)
+        commands = grasp.joint_commands(nets.grasp_values({"grasp": params.grasp}, z), config.grasp)
+        return jnp.concatenate([arm, commands], axis=-1)
 
     return jit_policy(apply, example_obs)

@@ -86,3 +86,53 @@ def test_the_gripper_learns_when_to_close() -> None:
         for explore in (True, False):
             action = act(params, {"state": np.array([sign, 0, 0, 0], np.float32)}, jax.random.PRNGKey(0), explore)
             assert action[-1] == -sign
+
+
+# ── two grippers ──
+
+PAIR = replace(CONFIG, grasp=2, learning_rate=1e-2)
+
+
+def test_two_grippers_have_nine_combinations_that_round_trip() -> None:
+    """Bug: the hands are swapped between what was executed and what is chosen."""
+    commands = jnp.array([[left, right] for left in (-1.0, 0.0, 1.0) for right in (-1.0, 0.0, 1.0)])
+    np.testing.assert_array_equal(grasp.joint_choice(commands), np.arange(9))
+    np.testing.assert_array_equal(grasp.joint_commands(jnp.eye(9), 2), commands)
+    np.testing.assert_array_equal(grasp.joint_choice(commands[:, :1]), grasp.choice_of(commands[:, 0]))
+    np.testing.assert_array_equal(grasp.joint_commands(jnp.eye(3), 1)[:, 0], grasp.command_of(jnp.eye(3)))
+
+
+def test_two_arms_with_grippers_have_the_published_target_entropy() -> None:
+    """Bug: entries of discrete grippers are forgotten (−7 for 12 + 2 entries in HIL-SERL's code)."""
+    assert SAC(PAIR, EXAMPLE, 14).target_entropy == -7.0
+    assert SAC(CONFIG, EXAMPLE, 7).target_entropy == -3.5
+
+
+def test_the_joint_critic_learns_what_one_hand_must_do_for_the_other() -> None:
+    """Bug: two hands are credited one by one, so that "only if the other holds" cannot be learnt."""
+    agent, act = SAC(PAIR, EXAMPLE, 4), make_policy(PAIR, EXAMPLE, 4)
+    data = batches(4, 128)
+    near = data["obs"]["state"][..., 0] > 0
+    commands = np.random.default_rng(1).integers(-1, 2, (4, 128, 2)).astype(np.float32)
+    data["action"] = np.concatenate([data["action"][..., :2], commands], axis=-1)
+    opposite = commands[..., 0] * commands[..., 1] == -1.0
+    data["reward"] = (opposite & (commands[..., 0] == np.where(near, 1, -1))).astype(np.float32)
+    data["discount"] = np.zeros((4, 128), np.float32)
+    state = agent.init(jax.random.PRNGKey(0))
+    assert state.critic["grasp"]["value"]["bias"].shape == (9,)
+    for _ in range(80):
+        state, _ = agent.update(state, data)
+    params = agent.policy(state)
+    for sign in (-1.0, 1.0):
+        action = act(params, {"state": np.array([sign, 0, 0, 0], np.float32)}, jax.random.PRNGKey(0), True)
+        assert action.shape == (4,) and action[2:].tolist() == [sign, -sign]
+
+
+def test_the_arm_critics_see_neither_gripper() -> None:
+    """Bug: with two grippers only the last entry is cut off."""
+    agent, data = SAC(PAIR, EXAMPLE, 4), batches()
+    results = []
+    for command in (0.0, 1.0):
+        data["action"] = np.concatenate([batches()["action"][..., :2], np.full((2, 32, 2), command, np.float32)], -1)
+        results.append(agent.update_critic(agent.init(jax.random.PRNGKey(0)), data)[0].critic)
+    assert same(results[0]["arm"], results[1]["arm"]) and not same(results[0]["grasp"], results[1]["grasp"])
