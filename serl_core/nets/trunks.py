@@ -11,7 +11,7 @@ from __future__ import annotations
 import difflib
 import functools
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from flax import traverse_util
 
-from serl_core.nets.encoders import FEATURES, FRAME, Params, Trunk
+from serl_core.nets.encoders import FEATURES, FRAME, Params, Trunk, random_trunk
 from serl_core.nets.resnet import ResNet
 from serl_core.nets.weights import DOTTED, FLAX, TORCHVISION, TRANSFORMERS, Naming, WeightsError, load_weights
 
@@ -38,10 +38,7 @@ class TrunkSpec:
     module: nn.Module
     features: tuple[int, int, int]  # rows, columns, channels of one frame's features
     namings: tuple[Naming, ...]  # files that it can be loaded from
-
-    def init(self, seed: int) -> Params:
-        """Untrained parameters; the same seed gives the same ones on every machine."""
-        return _init(self.module, jax.random.PRNGKey(seed))
+    init: Callable[[int], Params]  # untrained parameters; the same seed gives the same ones on every machine
 
     def apply(self, params: Params, images: Images) -> jax.Array:
         """The features of some frames. Compiles once for each N. Raises ValueError for other frames."""
@@ -54,9 +51,7 @@ class TrunkSpec:
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The shape of every parameter by its name ("conv_init/kernel")."""
-        tree: dict[str, Any] = dict(jax.eval_shape(lambda: self.init(0)))
-        flat: dict[str, Any] = dict(traverse_util.flatten_dict(tree, sep="/"))
-        return {name: leaf.shape for name, leaf in flat.items()}
+        return _shapes(self.module)
 
 
 @dataclass(frozen=True)
@@ -71,12 +66,35 @@ class FrozenTrunk:
         return self.spec.apply(self.params, images)
 
 
+def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    frame = jax.ShapeDtypeStruct((1, *FRAME), np.uint8)
+    tree: Any = jax.eval_shape(module.init, jax.random.PRNGKey(0), frame)
+    flat: dict[str, Any] = dict(traverse_util.flatten_dict(tree["params"], sep="/"))
+    return {name: leaf.shape for name, leaf in flat.items()}
+
+
+def _untrained(module: nn.Module, seed: int) -> Params:
+    """He initialisation; drawn by numpy, because jax would compile for seconds to do it once."""
+    rng = np.random.default_rng(seed)
+    flat: dict[str, Any] = {}
+    for name, shape in sorted(_shapes(module).items()):
+        if name.endswith("kernel"):
+            spread = np.sqrt(2 / np.prod(shape[:-1]))
+            flat[name] = jnp.array(spread * rng.standard_normal(shape), jnp.float32)
+        else:
+            flat[name] = jnp.full(shape, 1.0 if name.endswith("scale") else 0.0)
+    return traverse_util.unflatten_dict(flat, sep="/")
+
+
+_RESNET10, _RESNET18 = ResNet(), ResNet((2, 2, 2, 2), "affine")
 TRUNKS = {
     spec.name: spec
     for spec in (
-        TrunkSpec("small", Trunk(), FEATURES, (FLAX, DOTTED)),
-        TrunkSpec("resnet10", ResNet(), (4, 4, 512), (FLAX, DOTTED, TRANSFORMERS)),
-        TrunkSpec("resnet18", ResNet((2, 2, 2, 2), "affine"), (4, 4, 512), (TORCHVISION,)),
+        TrunkSpec("small", Trunk(), FEATURES, (FLAX, DOTTED), random_trunk),
+        TrunkSpec(
+            "resnet10", _RESNET10, (4, 4, 512), (FLAX, DOTTED, TRANSFORMERS), functools.partial(_untrained, _RESNET10)
+        ),
+        TrunkSpec("resnet18", _RESNET18, (4, 4, 512), (TORCHVISION,), functools.partial(_untrained, _RESNET18)),
     )
 }
 
@@ -109,11 +127,6 @@ def digest(name: str, arrays: Mapping[str, Any]) -> str:
         total.update(f"|{key} {array.dtype.str} {array.shape}|".encode())
         total.update(array.tobytes())
     return total.hexdigest()
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _init(module: nn.Module, key: jax.Array) -> Params:
-    return module.init(key, jnp.zeros((1, *FRAME), jnp.uint8))["params"]
 
 
 @functools.partial(jax.jit, static_argnums=0)

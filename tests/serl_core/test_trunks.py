@@ -19,6 +19,16 @@ def test_small_is_the_encoders_trunk() -> None:
     assert trunk.spec.features == (4, 4, 128)
 
 
+@pytest.mark.parametrize("name", ["resnet10", "resnet18"])
+def test_an_untrained_network_passes_something_on(name: str) -> None:
+    """Bug: training from scratch begins with features that vanish, saturate, or differ between machines."""
+    trunk = load_named(name, seed=3)
+    assert trunk.digest == load_named(name, seed=3).digest != load_named(name, seed=4).digest
+    features = np.asarray(trunk(FRAMES), np.float32)
+    assert features.shape == (2, 4, 4, 512) and 0.1 < features.std() < 100
+    assert np.abs(features[0] - features[1]).max() > 0.1
+
+
 def test_small_from_its_file(tmp_path: Path) -> None:
     """Bug: the packaged weights are not those that were trained, or features of two trainings share a cache."""
     params = random_trunk(5)
