@@ -20,9 +20,10 @@ from typing import Any
 from robot_servers import wire
 from robot_servers.keys import ServerKeys
 from serl_core.link import protocol
-from serl_core.link.porter import Porter, Session, Shared, is_full, press
+from serl_core.link.porter import Porter
 from serl_core.link.protocol import LinkError
 from serl_core.link.segment import Entry
+from serl_core.link.shared import Session, Shared, is_full, press
 from serl_core.types import Record, record_from_tree
 
 log = logging.getLogger(__name__)
