@@ -122,3 +122,12 @@ def test_conversions_of_the_release_are_the_release(released: FrozenTrunk, tmp_p
         other = load_named("resnet10", written(tmp_path, f"{name}.safetensors", safetensors(arrays)))
         assert other.digest == released.digest
         jax.tree.map(np.testing.assert_array_equal, dict(other.params), dict(released.params))
+
+
+def test_half_precision_computes_the_same(released: FrozenTrunk) -> None:
+    """Bug: a part that needs float32, such as a norm's statistics, is computed in bfloat16 as well."""
+    half = released.spec.module.clone(dtype=jnp.bfloat16)
+    got = jax.jit(half.apply)({"params": released.params}, IMAGES)
+    wanted = np.asarray(released(IMAGES), np.float32)
+    assert got.dtype == jnp.bfloat16
+    assert np.abs(np.asarray(got, np.float32) - wanted).mean() < 0.02 * np.abs(wanted).mean()
