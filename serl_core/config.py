@@ -96,3 +96,18 @@ class Task:
     def action_dim(self) -> int:
         """Size of an action: one entry per axis, and one for the gripper where it is learned."""
         return len(self.axes) + int(self.gripper)
+
+    @property
+    def grippers(self) -> int:
+        """How many of the last entries of an action are grippers."""
+        return int(self.gripper)
+
+    @property
+    def arms(self) -> tuple[Task, ...]:
+        """What each arm does: this. `serl_core.pairs.PairTask` has two."""
+        return (self,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the arms; a single one needs none."""
+        return ("",)

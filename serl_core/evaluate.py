@@ -12,8 +12,9 @@ import tyro
 
 from robot_servers.keys import ClientKeys, load_client_keys
 from serl_core.checkpoint import Checkpoints
-from serl_core.config import ConfigError, Observation, Task
+from serl_core.config import ConfigError, Observation
 from serl_core.metrics import Metrics
+from serl_core.pairs import AnyTask
 from serl_core.policies import CheckpointPolicy
 from serl_core.progress import Progress, progress
 from serl_core.rollout import Identity, Policy, rollout
@@ -36,6 +37,7 @@ class Config:
     truth: str | None = None  # address of its ground truth
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
     first_seed: int = FIRST_SEED  # episode i has the seed first_seed + i
+    trunk_weights: Path | None = None  # of the run's image trunk; the small one comes with the package
 
 
 class EpisodeLog:
@@ -59,7 +61,7 @@ class EpisodeLog:
 
 def evaluate(
     policy: Policy,
-    task: Task,
+    task: AnyTask,
     obs: Observation,
     address: tuple[str, str | None],
     *,
@@ -87,7 +89,7 @@ def main(config: Config) -> int:
     newest = Checkpoints(config.run_dir / "checkpoints").latest()
     if newest is None:
         raise ConfigError(f"no complete checkpoint in {config.run_dir / 'checkpoints'}: has this run been trained?")
-    policy = CheckpointPolicy(newest)
+    policy = CheckpointPolicy(newest, config.trunk_weights)
     task, obs = policy.blueprint.load_task(), policy.blueprint.obs
     if task.goals is None and bool(config.robot) != bool(config.truth):
         raise ConfigError("success is judged by the scene's ground truth: give --robot and --truth, or neither")

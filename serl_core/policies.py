@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,12 @@ import numpy as np
 from serl_core.agents.policy import params_from_tree
 from serl_core.agents.sac import SAC, SACConfig, make_policy, rlpd_preset
 from serl_core.checkpoint import Checkpoints
-from serl_core.config import ConfigError, Observation, Preset, Task
+from serl_core.config import ConfigError, Observation, Preset
 from serl_core.envs.robot_env import observation_space
-from serl_core.nets.encoders import FEATURES, TRUNK, frame_encoder, load_trunk, view_encoder
+from serl_core.nets.frames import frame_encoder, view_encoder
+from serl_core.nets.trunks import SMALL, TRUNKS, FrozenTrunk, load_named
+from serl_core.nets.weights import WeightsError
+from serl_core.pairs import AnyTask
 from serl_core.rollout import Decision
 from serl_core.tasks import load_task
 from serl_core.transport import ActorLink, LinkError
@@ -25,7 +28,7 @@ from serl_core.types import Obs
 
 IMITATION = 30.0  # returns lie in [0, 1] and differ little between two actions: less is drowned by the critics' errors
 
-PRESETS: dict[Preset, Callable[[SACConfig, Task], SACConfig]] = {
+PRESETS: dict[Preset, Callable[[SACConfig, AnyTask], SACConfig]] = {
     # follow the person where the critics agree, never believe in impossible returns, see three steps ahead
     "default": lambda plain, task: replace(plain, imitation=IMITATION, value_bounds=task.returns, n_step=3),
     # RLPD without any of it, at the same cost
@@ -48,31 +51,35 @@ class Blueprint:
     def for_task(cls, task: str, obs: Observation, preset: Preset = "default", utd: int = 4) -> Blueprint:
         """The networks for a task."""
         loaded = load_task(task)
-        plain = SACConfig(discount=loaded.discount, grasp=loaded.gripper, utd=utd)
+        plain = SACConfig(discount=loaded.discount, grasp=loaded.grippers, utd=utd)
         return cls(task, obs, PRESETS[preset](plain, loaded))
 
     def to_tree(self) -> dict[str, Any]:
         """As plain values, for the wire and for checkpoints."""
-        return {"task": self.task, "obs": self.obs, "agent": asdict(self.agent_config), "trunk": self._trunk_hash()}
+        trunk = {"name": self.trunk, "digest": self.frozen_trunk.digest if self.cameras else ""}
+        return {"task": self.task, "obs": self.obs, "agent": asdict(self.agent_config), "trunk": trunk}
 
     @classmethod
-    def from_tree(cls, tree: Mapping[str, Any]) -> Blueprint:
-        """The inverse of `to_tree`. Raises ConfigError if the weights belong to another version of the networks."""
+    def from_tree(cls, tree: Mapping[str, Any], weights: Path | None = None) -> Blueprint:
+        """The inverse of `to_tree`, with the trunk's weights on this machine.
+
+        Raises ConfigError if the policy belongs to another version of the networks, or to another trunk.
+        """
         values: dict[str, Any] = {
             name: tuple(value) if isinstance(value, list) else value for name, value in tree["agent"].items()
         }
         try:
-            blueprint = cls(tree["task"], tree["obs"], SACConfig(**values))
-        except TypeError as error:
+            blueprint = cls(tree["task"], tree["obs"], SACConfig(**values), tree["trunk"]["name"], weights)
+        except (TypeError, KeyError) as error:
             raise ConfigError(f"these weights need another version of the networks: {error}") from error
-        if tree.get("trunk", "") != blueprint._trunk_hash():
+        if blueprint.cameras and blueprint.frozen_trunk.digest != tree["trunk"]["digest"]:
             raise ConfigError(
-                f"these weights were learnt on another image trunk than {TRUNK}: "
-                "install the same version of this package on both machines"
+                f"this policy was learnt on another image trunk {blueprint.trunk} than "
+                f"{blueprint.trunk_file()}: use the same file, and the same version of this package, on both machines"
             )
         return blueprint
 
-    def load_task(self) -> Task:
+    def load_task(self) -> AnyTask:
         """The task itself."""
         return load_task(self.task)
 
@@ -83,36 +90,45 @@ class Blueprint:
 
     def example(self) -> dict[str, np.ndarray]:
         """The same after the encoder: features in the place of frames."""
+        features = TRUNKS[self.trunk].features if self.trunk in TRUNKS else ()
         raw = self.raw_example()
-        return {name: zeros if name == "state" else np.zeros(FEATURES, np.float16) for name, zeros in raw.items()}
+        return {name: zeros if name == "state" else np.zeros(features, np.float16) for name, zeros in raw.items()}
 
     def agent(self) -> SAC:
         """The agent with these networks."""
         return SAC(self.agent_config, self.example(), self.load_task().action_dim)
 
     def encoder(self) -> Callable[[Obs], Obs]:
-        """What turns an observation into what is stored and learnt from: frames become features, once."""
-        return frame_encoder(self._trunk(), self.cameras)
+        """What turns an observation into what the policy acts on: frames become features, once."""
+        return frame_encoder(self.frozen_trunk, self.cameras) if self.cameras else dict
 
     def replay_encoder(self, rng: np.random.Generator) -> Callable[[Obs], Obs]:
         """The same for replay, which keeps `views` shifted versions of every frame."""
-        return view_encoder(self._trunk(), self.cameras, self.views, rng)
+        return view_encoder(self.frozen_trunk, self.cameras, self.views, rng) if self.cameras else dict
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """What the policy sees with."""
-        return tuple(name for name in self.example() if name != "state")
+        return tuple(name for name in self.raw_example() if name != "state")
 
     @property
     def views(self) -> int:
         """How many versions of a frame replay keeps."""
         return VIEWS if self.cameras else 1
 
-    def _trunk_hash(self) -> str:
-        return hashlib.sha256(TRUNK.read_bytes()).hexdigest()[:16] if self.cameras else ""
+    @cached_property
+    def frozen_trunk(self) -> FrozenTrunk:
+        """The trunk with its weights. Raises ConfigError if there is no such trunk, or its file does not fit."""
+        try:
+            return load_named(self.trunk, self.trunk_file())
+        except (WeightsError, OSError) as error:
+            raise ConfigError(str(error)) from error
 
-    def _trunk(self) -> Any:
-        return load_trunk(TRUNK) if self.cameras else {}
+    def trunk_file(self) -> Path:
+        """Where the trunk's weights are on this machine. Raises ConfigError if nobody said so."""
+        if self.weights is None and self.trunk != "small":
+            raise ConfigError(f"the trunk {self.trunk} does not come with the package: give --trunk-weights FILE")
+        return self.weights or SMALL
 
 
 class _Acting:
@@ -140,12 +156,13 @@ class LinkPolicy:
     Raises ConfigError if the learner learns another task, or from other observations, than this actor's.
     """
 
-    def __init__(self, link: ActorLink, task: Task, obs: Observation, seed: int) -> None:
+    def __init__(self, link: ActorLink, task: AnyTask, obs: Observation, seed: int) -> None:
         self.version = -1
         self.received = 0  # how many steps of this session the learner had when it published them
         self._link = link
         self._wanted = (task.name, obs)
         self._seed = seed
+        self._weights = weights
         self._acting: _Acting | None = None
         self._params: Any = None
 
@@ -172,7 +189,7 @@ class LinkPolicy:
             return False
         self._params = params_from_tree(weights.params)
         if self._acting is None:
-            self._acting = self._begin(Blueprint.from_tree(weights.meta))
+            self._acting = self._begin(Blueprint.from_tree(weights.meta, self._weights))
         self.version = weights.version
         self.received = int(weights.meta["received"].get(self._link.session, 0))
         return True
@@ -190,11 +207,11 @@ class LinkPolicy:
 
 
 class CheckpointPolicy:
-    """Acts without exploring, with the weights of one checkpoint."""
+    """Acts without exploring, with the weights of one checkpoint; ``weights`` is the file of its image trunk."""
 
-    def __init__(self, checkpoint: Path) -> None:
+    def __init__(self, checkpoint: Path, weights: Path | None = None) -> None:
         saved = Checkpoints(checkpoint.parent).load(checkpoint)
-        self.blueprint = Blueprint.from_tree(saved["blueprint"])
+        self.blueprint = Blueprint.from_tree(saved["blueprint"], weights)
         self._version = int(saved["version"])
         self._params = params_from_tree(saved["policy"])
         self._acting = _Acting(self.blueprint, seed=0, explore=False)

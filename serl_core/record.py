@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 
 from robot_servers.keys import load_client_keys
-from serl_core.config import Observation, Task
+from serl_core.config import Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.metrics import Metrics, read
+from serl_core.pairs import AnyTask
 from serl_core.progress import Progress, progress
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import connected, episode_meta, make_env
@@ -70,7 +71,7 @@ class SuccessfulEpisodes:
             self._bar.advance()
 
 
-def idle(task: Task) -> Callable[[Obs], Decision]:
+def idle(task: AnyTask) -> Callable[[Obs], Decision]:
     """The policy of a robot that waits for its operator: it never moves."""
     action = np.zeros(task.action_dim, np.float32)
     return lambda obs: Decision(action)

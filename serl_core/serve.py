@@ -10,6 +10,7 @@ import tyro
 
 from robot_servers.interface import ClockMode, Limits
 from robot_servers.serl_dialect import Dialect, GripperKind, GripperNumbers
+from serl_core.config import Task
 from serl_core.tasks import load_task
 
 
@@ -50,7 +51,7 @@ def main(config: Config) -> int:
     from robot_servers.real import Real
 
     task = load_task(config.task) if config.task else None
-    limits = task.limits if task else None
+    limits = task.limits if isinstance(task, Task) else None  # two arms: each is bound when its owner comes
     simulated = task.cameras if task and config.robot in SIMULATED else ()
     numbers = GripperNumbers(config.http_dialect, config.http_gripper)
     return serve(

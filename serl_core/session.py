@@ -6,7 +6,7 @@ import contextlib
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,7 +20,9 @@ from serl_core.clock import Clock, LockstepClock, RealtimeClock
 from serl_core.config import ConfigError, Observation, Task, Truth
 from serl_core.envs.build import build_env
 from serl_core.envs.goals import EpisodeGoal
+from serl_core.envs.pair_env import Local, same_clock
 from serl_core.envs.rewards import Judge, OracleJudge, PoseJudge
+from serl_core.pairs import AnyTask
 from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
 
 log = logging.getLogger(__name__)
@@ -31,16 +33,22 @@ LEASE_WAIT = 40.0  # s; outlives the lease of a client that was killed, on eithe
 
 @dataclass(frozen=True)
 class Session:
-    """A connected robot, the clock that makes its control periods pass, and the ground truth if it is simulated."""
+    """A connected robot, the clock that makes its control periods pass, and the ground truth if it is simulated.
+
+    ``partners``: the robots of a task's further arms; then ``truth`` holds that of each arm by its name, and ``local``
+    maps the time of each server to one clock.
+    """
 
     robot: Robot
     clock: Clock
     truth: Callable[[], Truth] | None
+    partners: tuple[Robot, ...] = ()
+    local: tuple[Local, ...] = ()
 
 
 @contextlib.contextmanager
 def connected(
-    task: Task,
+    task: AnyTask,
     obs: Observation,
     address: str,
     truth_address: str | None = None,
@@ -49,50 +57,103 @@ def connected(
 ) -> Iterator[Session]:
     """Own the robot at ``address`` for one task, bound by the task's limits, until the end of the block.
 
-    ``truth_address`` is that of its privileged channel. Raises RobotError within 5 s if nobody answers, if
-    the robot does not fit the task, or if another client still owns it after ``patience`` s.
+    ``truth_address`` is that of its privileged channel; of two arms both are LEFT,RIGHT. Raises RobotError within
+    5 s if nobody answers, if the robot does not fit the task, or if another client still owns it after ``patience`` s.
     """
-    robot = RobotClient(address, keys=keys)
-    robot.connect()
+    addresses = _for_each_arm(task, address, "robot")
+    truths = None if truth_address is None else _for_each_arm(task, truth_address, "ground truth")
     with contextlib.ExitStack() as stack:
-        stack.callback(robot.close)
-        check_metadata(task, obs, robot.metadata, address)
-        _take(robot, task, address, patience)
-        truth = None
-        if truth_address is not None:
-            client = TruthClient(truth_address, keys=keys)
-            stack.callback(client.close)
-            truth = client.ground_truth
-        yield Session(robot, _clock(robot, task), truth)
+        robots = []
+        for arm, where in zip(task.arms, addresses, strict=True):
+            robot = RobotClient(where, keys=keys)
+            robot.connect()
+            stack.callback(robot.close)
+            check_metadata(arm, obs, robot.metadata, where)
+            robots.append(robot)
+        clock = _clock(robots, task)
+        for arm, robot, where in zip(task.arms, robots, addresses, strict=True):
+            _take(robot, arm, where, patience)
+        truth = None if truths is None else _truth(stack, task, truths, keys)
+        yield Session(robots[0], clock, truth, tuple(robots[1:]), tuple(map(_local, robots)))
+
+
+def _for_each_arm(task: AnyTask, text: str, what: str) -> list[str]:
+    addresses = text.split(",")
+    if len(addresses) != len(task.arms):
+        wanted = ",".join(name.upper() or "ADDRESS" for name in task.names)
+        raise ConfigError(f"the task {task.name} needs the {what} as {wanted}, not {text}")
+    return addresses
+
+
+def _truth(
+    stack: contextlib.ExitStack, task: AnyTask, addresses: Sequence[str], keys: ClientKeys | None
+) -> Callable[[], Truth]:
+    """The ground truth of the only arm, or that of each by its name and "success"."""
+    clients = [TruthClient(address, keys=keys) for address in addresses]
+    for client in clients:
+        stack.callback(client.close)
+    return together(task, [client.ground_truth for client in clients])
+
+
+def together(task: AnyTask, truths: Sequence[Callable[[], Truth]]) -> Callable[[], Truth]:
+    """The ground truths of a task's arms as one: the only one's, or each by its arm's name, and "success"."""
+    if len(truths) == 1:
+        return truths[0]
+
+    def ask() -> Truth:
+        found = {name: truth() for name, truth in zip(task.names, truths, strict=True)}
+        return {**found, "success": found[task.names[0]]["success"]}
+
+    return ask
+
+
+def _local(robot: RobotClient) -> Local:
+    """Server time → this process's. Simulated time is the same at every arm of a simulation."""
+    if robot.metadata.clock == "lockstep":
+        return same_clock
+    return lambda seconds: seconds - robot.offset.seconds
 
 
 def make_env(
-    session: Session, task: Task, obs: Observation, operator: OperatorConfig | None, seed: int
+    session: Session, task: AnyTask, obs: Observation, operator: OperatorConfig | None, seed: int
 ) -> gym.Env[Any, Any]:
     """The task's environment, with the scripted operator at the device.
 
     A task that has goals is judged by them and needs no ground truth; else the oracle judges where there is one.
     """
-    goal = EpisodeGoal(task.goals) if task.goals else None
+    goal = EpisodeGoal(task.goals) if isinstance(task, Task) and task.goals else None
     truth = goal.truth if goal else session.truth
     device = None
     if operator is not None:
         if truth is None:
             raise ConfigError("the scripted operator sees the simulated scene: give its ground truth, --truth ADDRESS")
-        device = ScriptedOperator(task, session.robot.state, truth, operator, np.random.default_rng(seed))
-    judge = PoseJudge(goal.pose, task.goal_distance, task.goal_angle) if goal else _oracle(session)
+        others = [robot.state for robot in session.partners]
+        device = ScriptedOperator(task, session.robot.state, truth, operator, np.random.default_rng(seed), *others)
     return build_env(
-        task, session.robot, obs=obs, clock=session.clock, truth=truth, judge=judge, device=device, goal=goal
+        task,
+        session.robot,
+        *session.partners,
+        obs=obs,
+        clock=session.clock,
+        truth=truth,
+        judge=_judge(session, task, goal),
+        device=device,
+        goal=goal,
+        local=session.local,
     )
 
 
-def _oracle(session: Session) -> Judge | None:
+def _judge(session: Session, task: AnyTask, goal: EpisodeGoal | None) -> Judge | None:
+    if isinstance(task, Task) and goal is not None:
+        return PoseJudge(goal.pose, task.goal_distance, task.goal_angle)
     return OracleJudge(session.truth) if session.truth else None
 
 
-def episode_meta(session: Session, task: Task, obs: Observation) -> dict[str, Any]:
+def episode_meta(session: Session, task: AnyTask, obs: Observation) -> dict[str, Any]:
     """What is kept with every episode: enough to know, years later, what was recorded on what."""
-    return {"task": task.name, "obs": obs, "units": UNITS, "robot": asdict(session.robot.metadata)}
+    partners = [asdict(robot.metadata) for robot in session.partners]
+    meta = {"task": task.name, "obs": obs, "units": UNITS, "robot": asdict(session.robot.metadata)}
+    return {**meta, "partners": partners} if partners else meta
 
 
 def _take(robot: Robot, task: Task, address: str, patience: float) -> None:
@@ -124,10 +185,13 @@ def _wait_for_lease(robot: Robot, limits: Limits, patience: float) -> None:
         time.sleep(0.5)
 
 
-def _clock(robot: Robot, task: Task) -> Clock:
-    """The clock that the server runs on, at the task's control rate."""
+def _clock(robots: Sequence[Robot], task: AnyTask) -> Clock:
+    """The clock that the servers run on, at the task's control rate; simulated arms share theirs."""
     period = 1.0 / task.control_hz
-    return LockstepClock(period, robot.advance) if robot.metadata.clock == "lockstep" else RealtimeClock(period)
+    clocks = {robot.metadata.clock for robot in robots}
+    if len(clocks) > 1:
+        raise RobotError(f"one arm of the task {task.name} runs in real time, the other in lockstep: start both alike")
+    return LockstepClock(period, robots[0].advance) if "lockstep" in clocks else RealtimeClock(period)
 
 
 def _check_rates(task: Task, metadata: Metadata, where: str) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from robot_servers.interface import nearest
 from serl_core.config import ConfigError, Task
+from serl_core.pairs import AnyTask, PairTask
 
 TASKS = Path(__file__).resolve().parent.parent / "examples" / "tasks"
 
@@ -16,7 +17,7 @@ def known_tasks() -> list[str]:
     return sorted(path.stem for path in TASKS.glob("*.py") if not path.stem.startswith("_"))
 
 
-def load_task(name: str) -> Task:
+def load_task(name: str) -> AnyTask:
     """The ``TASK`` of a task file. Raises `ConfigError` naming the nearest task, or what the file lacks."""
     path = Path(name) if name.endswith(".py") else TASKS / f"{name}.py"
     if not path.is_file():
@@ -26,6 +27,6 @@ def load_task(name: str) -> Task:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     task = getattr(module, "TASK", None)
-    if not isinstance(task, Task):
-        raise ConfigError(f"{path}: a task file must define TASK = Task(…)")
+    if not isinstance(task, Task | PairTask):
+        raise ConfigError(f"{path}: a task file must define TASK = Task(…), or PairTask(…) for two arms")
     return task

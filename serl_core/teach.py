@@ -16,7 +16,8 @@ import tyro
 from robot_servers.client import RobotClient
 from robot_servers.interface import Robot, RobotError
 from robot_servers.keys import load_client_keys
-from serl_core.config import ConfigError, Task
+from serl_core.config import ConfigError
+from serl_core.pairs import AnyTask
 from serl_core.taskfile import Notebook, source, workspace
 from serl_core.tasks import load_task
 from serl_core.teacher import Ask, Say, Teacher
@@ -75,7 +76,7 @@ def open_notebook(path: Path, *, resume: bool, force: bool) -> Notebook:
 
 def teach(
     robot: Robot, path: Path, notebook: Notebook, ask: Ask, say: Say, *, by_hand: bool = True, force: bool = False
-) -> Task:
+) -> AnyTask:
     """Ask for everything that ``notebook`` lacks, write the task file at ``path`` and return its task.
 
     ``robot`` is connected; ``by_hand`` lets a person lead it where that is possible. Raises `RobotError` if the
@@ -111,7 +112,7 @@ def owned(robot: Robot) -> Iterator[None]:
         thread.join()
 
 
-def write_task(path: Path, text: str, force: bool) -> Task:
+def write_task(path: Path, text: str, force: bool) -> AnyTask:
     """Write a task file that loads, all of it or nothing. Raises `ConfigError` rather than replace one unasked."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_suffix(".new.py")

@@ -17,7 +17,8 @@ CONTRACT = {"robot_servers.interface", "robot_servers.geometry", "robot_servers.
 CALLING = {"robot_servers.channel", "robot_servers.hello", "robot_servers.keys"}
 SOCKETS = {"robot_servers.hello", "robot_servers.stop", "robot_servers.stream", SHARED}
 SERVING = {"robot_servers.answering", "robot_servers.keys", "robot_servers.lease", "robot_servers.statistics"}
-PLAIN = {"robot_servers.interface", "robot_servers.geometry", "serl_core.types", "serl_core.clock", "serl_core.config"}
+CONFIG = {"serl_core.config", "serl_core.pairs"}
+PLAIN = {"robot_servers.interface", "robot_servers.geometry", "serl_core.types", "serl_core.clock", *CONFIG}
 LOOPS = {"serl_core.actor", "serl_core.learner", "serl_core.evaluate", "serl_core.record", "serl_core.demo"}
 
 # Room → rooms it may import from. A room is a module, or a package with all its modules; within it all is free.
@@ -104,7 +105,8 @@ TABLE: dict[str, set[str]] = {
     "serl_core.types": set(),
     "serl_core.clock": set(),
     "serl_core.config": {"robot_servers.interface"},
-    "serl_core.tasks": {"serl_core.config", "robot_servers.interface"},
+    "serl_core.pairs": {"serl_core.config", "robot_servers.interface"},
+    "serl_core.tasks": {*CONFIG, "robot_servers.interface"},
     # the actor's side, without jax
     "serl_core.teleop": {*PLAIN, "serl_core.envs"},
     "serl_core.envs": {*PLAIN, "serl_core.teleop"},
@@ -113,7 +115,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.taskfile": {"robot_servers.interface", "robot_servers.geometry", "serl_core.config"},
     "serl_core.teacher": {*PLAIN, "robot_servers.limits", CAMERAS, "serl_core.jog", "serl_core.taskfile"},
     "serl_core.teach": {
-        *("robot_servers.interface", "robot_servers.client", "robot_servers.keys", "serl_core.config"),
+        *("robot_servers.interface", "robot_servers.client", "robot_servers.keys", *CONFIG),
         *("serl_core.tasks", "serl_core.taskfile", "serl_core.teacher"),
     },
     "serl_core.rollout": {"serl_core.types"},
@@ -121,7 +123,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.progress": set(),
     "serl_core.processes": set(),
     "serl_core.franka_sim": {"serl_core.processes"},
-    "serl_core.simulated": {"serl_core.config", "serl_core.processes"},
+    "serl_core.simulated": {*CONFIG, "serl_core.processes"},
     # the learner's side
     "serl_core.nets": set(),
     "serl_core.agents": {"serl_core.nets", "serl_core.types"},

@@ -179,7 +179,7 @@ def clone(blueprint: Blueprint, demos: Path, seed: int) -> Policy:
     replay = Replay(50_000, blueprint.raw_example(), task.action_dim, task.discount, encode=blueprint.encoder())
     for record in EpisodeStore(demos).records():
         replay.insert(record)
-    config = BCConfig(grasp=task.gripper)
+    config = BCConfig(grasp=task.grippers)
     agent = BC(config, blueprint.example(), task.action_dim)
     state = agent.init(jax.random.key(seed), fit_normaliser(*replay.state_statistics("demos")))
     rng = np.random.default_rng(seed)

@@ -32,7 +32,7 @@ MOUNTS = {
 BAR = (0.13, 0.015, 0.015)  # m, half sizes
 GRIP = 0.085  # m from the bar's centre to where either hand takes it: the hands are 5 cm wide there
 MASS = 0.1  # kg
-FIELD = ((0.36, 0.44), (-0.06, 0.06))  # m, x and y of the bar's centre
+FIELD = ((0.42, 0.5), (-0.06, 0.06))  # m, x and y of the bar's centre
 YAW = 0.1  # rad, ±
 RAISED = 0.10  # m above the table: success is the bar this high …
 HELD = 0.03  # m between the right TCP and the bar's right grip: … between the right fingers …
@@ -56,7 +56,7 @@ def _build() -> mujoco.MjModel:
     _add_right_arm(spec)
     front = spec.camera("front")  # from the side: the usual place is taken by the other arm
     front.pos, front.alt.xyaxes = [0.5, -0.95, 0.5], [1, 0, 0, 0, 0.4, 0.92]
-    bar = spec.worldbody.add_body(name="bar", pos=[0.4, 0, BAR[2]])
+    bar = spec.worldbody.add_body(name="bar", pos=[0.46, 0, BAR[2]])
     bar.add_freejoint(name="bar")
     bar.add_geom(
         name="bar",

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
 
 from robot_servers.interface import Robot
 from serl_core.clock import Clock
-from serl_core.config import Observation, Task, Truth
+from serl_core.config import ConfigError, Observation, Task, Truth
 from serl_core.envs.goals import EpisodeGoal, WithGoal
+from serl_core.envs.pair_env import Local, PairEnv, same_clock
 from serl_core.envs.rewards import Judge, Judged
 from serl_core.envs.robot_env import RobotEnv
 from serl_core.envs.takeover import Takeover, TakeoverConfig
 from serl_core.envs.wrappers import GraspPenalty
+from serl_core.pairs import AnyTask
 from serl_core.teleop.device import Device
 
 
 def build_env(
-    task: Task,
+    task: AnyTask,
     robot: Robot,
-    *,
+    *partners: Robot,
     obs: Observation,
     clock: Clock,
     truth: Callable[[], Truth] | None = None,
@@ -30,17 +32,27 @@ def build_env(
     takeover: TakeoverConfig | None = None,
     ask: Callable[[str], None] | None = None,
     goal: EpisodeGoal | None = None,
+    local: Sequence[Local] = (),
 ) -> gym.Env[Any, Any]:
     """The task on a connected robot: robot, goal if it has one, gripper penalty, takeover with a device, judge.
 
+    ``partners``: the robots of a task's further arms; ``local`` as of `PairEnv`, by default they share a clock.
     ``truth`` enters observations only if ``obs`` is "state" and the task has privileged entries; it is needed then
     (`ConfigError`).
     """
-    env: gym.Env[Any, Any] = RobotEnv(robot, task, clock, obs, truth, ask)
+    robots = (robot, *partners)
+    if len(robots) != len(task.arms):
+        raise ConfigError(f"the task {task.name} is one of {len(task.arms)} arms, not of {len(robots)}")
+    env: gym.Env[Any, Any]
+    if isinstance(task, Task):
+        env = RobotEnv(robot, task, clock, obs, truth, ask)
+    else:
+        env = PairEnv(robots, task, clock, obs, truth, ask, local or (same_clock, same_clock))
     if goal is not None:
         env = WithGoal(env, goal)
-    if task.gripper:
-        env = GraspPenalty(env, task.grasp_penalty)
+    if task.grippers:
+        penalties = [arm.grasp_penalty for arm in task.arms]
+        env = GraspPenalty(env, penalties if len(penalties) > 1 else penalties[0])
     if device is not None:
         env = Takeover(env, device, task, takeover)
     return Judged(env, judge)

@@ -9,9 +9,12 @@ import gymnasium as gym
 import numpy as np
 import numpy.typing as npt
 
+from robot_servers.interface import Array
 from serl_core.config import ConfigError, Task
+from serl_core.envs.actions import join_actions
 from serl_core.envs.frames import axis_indices
-from serl_core.teleop.device import CLOSE, OPEN, Device, Reading
+from serl_core.pairs import AnyTask
+from serl_core.teleop.device import BUTTONS, CLOSE, OPEN, TWIST, Device, Reading
 
 
 @dataclass(frozen=True)
@@ -82,17 +85,25 @@ def _push(reading: Reading) -> float:
     return float(np.linalg.norm(reading.twist))
 
 
-def device_action(task: Task, reading: Reading) -> npt.NDArray[np.float32]:
-    """What a person's hand means as an action (A,): the controlled axes of the twist, then the gripper buttons."""
+def device_action(task: AnyTask, reading: Reading) -> npt.NDArray[np.float32]:
+    """What a person's hands mean as an action (A,): the controlled axes of each twist, and the gripper buttons."""
+    parts = []
+    for number, arm in enumerate(task.arms):
+        twist = reading.twist[TWIST * number : TWIST * (number + 1)]
+        parts.append(_arm_action(arm, twist, reading.buttons[BUTTONS * number : BUTTONS * (number + 1)]))
+    return join_actions(task, parts)
+
+
+def _arm_action(task: Task, twist: Array, buttons: tuple[bool, ...]) -> npt.NDArray[np.float32]:
     action = np.zeros(task.action_dim, np.float32)
-    action[: len(task.axes)] = np.clip(reading.twist[axis_indices(task.axes)], -1.0, 1.0)
+    action[: len(task.axes)] = np.clip(twist[axis_indices(task.axes)], -1.0, 1.0)
     if task.gripper:
-        action[-1] = float(reading.buttons[OPEN]) - float(reading.buttons[CLOSE])
+        action[-1] = float(buttons[OPEN]) - float(buttons[CLOSE])
     return action
 
 
 class Takeover(gym.Wrapper[Any, Any, Any, Any]):
-    """Lets a device replace the policy's action.
+    """Lets a device replace the policy's action; two arms are taken over and given back together.
 
     ``info`` gets "executed" (A,) float32, exactly what was handed to the environment; "proposal" (A,)
     float32, what the policy wanted; "who" ("policy" or "operator"); "takeover", its number or −1; and
@@ -100,7 +111,7 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], device: Device, task: Task, config: TakeoverConfig | None = None
+        self, env: gym.Env[Any, Any], device: Device, task: AnyTask, config: TakeoverConfig | None = None
     ) -> None:
         super().__init__(env)
         self._device = device

@@ -8,6 +8,7 @@ from typing import Protocol
 from robot_servers.interface import Array
 
 CLOSE, OPEN = 0, 1  # what the buttons do
+TWIST, BUTTONS = 6, 2  # how many entries of a reading one hand has
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,8 @@ class Reading:
 
     ``twist`` (6,) float64 in [−1, 1], translation then rotation along the device's axes, which are
     those of the TCP frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens
-    it; ``age`` s since the device last spoke.
+    it; ``age`` s since the device last spoke. Two hands on two devices make one reading: ``twist`` (12,)
+    and four buttons, those of the left arm first.
     """
 
     twist: Array

@@ -18,9 +18,8 @@ from robot_servers.geometry import delta_between
 from robot_servers.interface import Array, RobotState
 from serl_core.config import ConfigError, Goal, Task, Truth
 from serl_core.envs.frames import axis_indices, axis_scales
-from serl_core.teleop.device import Reading
-
-REST = Reading(np.zeros(6))
+from serl_core.pairs import AnyTask, PairExpert, States
+from serl_core.teleop.device import BUTTONS, TWIST, Reading
 
 
 @dataclass(frozen=True)
@@ -106,31 +105,66 @@ class Supervisor:
             self._marked = self._step
 
 
+class Hand:
+    """One of its hands, on the device of one arm: how it pushes towards a goal."""
+
+    def __init__(self, task: Task, config: OperatorConfig, rng: np.random.Generator) -> None:
+        self._task = task
+        self._config = config
+        self._rng = rng
+        self._used = np.zeros(TWIST, bool)
+        self._used[axis_indices(task.axes)] = True
+        self.reset()
+
+    def reset(self) -> None:
+        """An episode begins."""
+        self._error = np.zeros(3)
+        self._tremor = np.zeros(TWIST)
+
+    def misjudge(self, wrong: bool) -> None:
+        """A new judgement of where the goal is; right or ``wrong``."""
+        self._error = self._rng.normal(0.0, self._config.misjudged * self._task.step_translation, 3) * wrong
+
+    def push(self, state: RobotState, goal: Goal) -> tuple[Array, tuple[bool, bool]]:
+        """Twist (6,) towards the goal, as far as the hand goes; the gripper's button until it is where it should be."""
+        aim = goal.pose.copy()
+        aim[:3] += self._error
+        twist = self._config.gain * delta_between(state.pose, aim) / axis_scales(self._task) * self._used
+        twist = np.concatenate([_limited(part, self._config.speed) for part in (twist[:3], twist[3:])])
+        fresh = self._rng.normal(0.0, self._config.noise, TWIST) * self._used
+        self._tremor = 0.6 * self._tremor + 0.8 * fresh  # keeps the variance of ``fresh``
+        return np.clip(twist + self._tremor, -1.0, 1.0), self._buttons(state, goal)
+
+    def _buttons(self, state: RobotState, goal: Goal) -> tuple[bool, bool]:
+        if not self._task.gripper or self._error.any():
+            return False, False
+        return goal.gripper < 0.5, goal.gripper >= 0.5 and state.gripper < 0.9
+
+
 class ScriptedOperator:
     """Satisfies `Device`. ``state`` and ``truth`` are its eyes; ``rng`` its errors and its tremor.
 
-    Raises `ConfigError` for a task without an `Expert`.
+    ``states``: those of a task's further arms, each of which has one of its hands. Raises `ConfigError` for a task
+    without an expert.
     """
 
     def __init__(
         self,
-        task: Task,
+        task: AnyTask,
         state: Callable[[], RobotState],
         truth: Callable[[], Truth],
         config: OperatorConfig,
         rng: np.random.Generator,
+        *states: Callable[[], RobotState],
     ) -> None:
-        if task.expert is None:
-            raise ConfigError(f"task {task.name}: has no expert that the scripted operator could be")
-        self._task = task
-        self._expert = task.expert
-        self._state = state
+        self._expert = _expert_of(task)
+        self._states = (state, *states)
         self._truth = truth
         self._config = config
         self._rng = rng
-        self._supervisor = Supervisor(config, task.max_steps, task.step_translation)
-        self._used = np.zeros(6, bool)
-        self._used[axis_indices(task.axes)] = True
+        self._supervisor = Supervisor(config, task.max_steps, min(arm.step_translation for arm in task.arms))
+        self._hands = [Hand(arm, config, rng) for arm in task.arms]
+        self._rest = Reading(np.zeros(TWIST * len(task.arms)), (False,) * (BUTTONS * len(task.arms)))
         self.reset()
 
     @property
@@ -142,43 +176,47 @@ class ScriptedOperator:
         """An episode begins. A person who demonstrates begins when ready, without a reaction time."""
         self._supervisor.reset()
         self._step = 0
-        self._error = np.zeros(3)
-        self._tremor = np.zeros(6)
+        for hand in self._hands:
+            hand.reset()
         self._coming: deque[Reading] = deque()
 
     def read(self) -> Reading:
-        """What its hand does now: what it meant to do ``reaction`` steps ago. Called once per step."""
+        """What its hands do now: what it meant to do ``reaction`` steps ago. Called once per step."""
         if self._config.mode == "never":
-            return REST
-        meant = self._mean(self._state(), self._truth())
+            return self._rest
+        meant = self._mean(tuple(state() for state in self._states), self._truth())
         if not self._coming:
-            first = meant if self._config.mode == "always" else REST
+            first = meant if self._config.mode == "always" else self._rest
             self._coming.extend([first] * self._config.reaction)
         self._coming.append(meant)
         self._step += 1
         return self._coming.popleft()
 
-    def _mean(self, state: RobotState, truth: Truth) -> Reading:
+    def _mean(self, states: States, truth: Truth) -> Reading:
         if self._step % self._config.judgement == 0:
-            wrong = self._rng.random() >= self._config.skill
-            self._error = self._rng.normal(0.0, self._config.misjudged * self._task.step_translation, 3) * wrong
-        drives = self._config.mode == "always" or self._supervisor.watch(self._expert.distance(state, truth))
-        return self._push(state, self._expert.goal(state, truth)) if drives else REST
+            wrong = bool(self._rng.random() >= self._config.skill)
+            for hand in self._hands:
+                hand.misjudge(wrong)
+        drives = self._config.mode == "always" or self._supervisor.watch(self._expert.distance(states, truth))
+        return self._push(states, self._expert.goals(states, truth)) if drives else self._rest
 
-    def _push(self, state: RobotState, goal: Goal) -> Reading:
-        """Towards the goal, as far as the hand goes; the gripper's button for as long as it is not where it should."""
-        aim = goal.pose.copy()
-        aim[:3] += self._error
-        twist = self._config.gain * delta_between(state.pose, aim) / axis_scales(self._task) * self._used
-        twist = np.concatenate([_limited(part, self._config.speed) for part in (twist[:3], twist[3:])])
-        fresh = self._rng.normal(0.0, self._config.noise, 6) * self._used
-        self._tremor = 0.6 * self._tremor + 0.8 * fresh  # keeps the variance of ``fresh``
-        return Reading(np.clip(twist + self._tremor, -1.0, 1.0), self._buttons(state, goal))
+    def _push(self, states: States, goals: tuple[Goal, ...]) -> Reading:
+        pushes = [hand.push(state, goal) for hand, state, goal in zip(self._hands, states, goals, strict=True)]
+        buttons = tuple(button for _, pressed in pushes for button in pressed)
+        return Reading(np.concatenate([twist for twist, _ in pushes]), buttons)
 
-    def _buttons(self, state: RobotState, goal: Goal) -> tuple[bool, bool]:
-        if not self._task.gripper or self._error.any():
-            return False, False
-        return goal.gripper < 0.5, goal.gripper >= 0.5 and state.gripper < 0.9
+
+def _expert_of(task: AnyTask) -> PairExpert:
+    """The task's expert, as one of several arms. Raises `ConfigError` for a task without."""
+    expert = task.expert
+    if expert is None:
+        raise ConfigError(f"task {task.name}: has no expert that the scripted operator could be")
+    if isinstance(expert, PairExpert):
+        return expert
+    return PairExpert(
+        lambda states, truth: (expert.goal(states[0], truth),),
+        lambda states, truth: expert.distance(states[0], truth),
+    )
 
 
 def _limited(vector: Array, bound: float) -> Array:

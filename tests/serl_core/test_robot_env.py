@@ -194,17 +194,15 @@ def test_after_a_stop_the_next_episode_waits_for_a_person():
 def test_a_question_of_the_reset_reaches_the_person_once():
     """Guards resets that need a person: asked once, waited for, and not against the time limit."""
 
-    class Asking(RobotEnv):
-        def _plan(self):
-            return (AskPerson("put the peg back"), *super()._plan())
-
     arm, questions = Arm(), []
+    reset = arm.robot.reset
+    arm.robot.reset = lambda plan: reset((AskPerson("put the peg back"), *plan))
 
     def ask(question: str) -> None:
         questions.append(question)
         arm.robot.confirm()
 
-    Asking(arm.robot, REACH, arm.clock(), "state", arm.truth, ask).reset(seed=0)
+    RobotEnv(arm.robot, REACH, arm.clock(), "state", arm.truth, ask).reset(seed=0)
     assert questions == ["put the peg back"]
 
 

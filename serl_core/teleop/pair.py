@@ -1,0 +1,29 @@
+"""Two devices, one for each hand of a person, as one: for two arms that are taken over together."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from serl_core.teleop.device import BUTTONS, Device, Reading
+
+
+class PairDevice:
+    """Satisfies `Device`. Both must be connected and fresh: with one hand nobody leads two arms."""
+
+    def __init__(self, left: Device, right: Device) -> None:
+        self._devices = left, right
+
+    def reset(self) -> None:
+        """An episode begins."""
+        for device in self._devices:
+            device.reset()
+
+    def read(self) -> Reading:
+        """Twists (12,) and four buttons, left first; as old as the older reading."""
+        readings = [device.read() for device in self._devices]
+        return Reading(
+            np.concatenate([reading.twist for reading in readings]),
+            tuple(pressed for reading in readings for pressed in reading.buttons[:BUTTONS]),
+            all(reading.connected for reading in readings),
+            max(reading.age for reading in readings),
+        )
