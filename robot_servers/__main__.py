@@ -163,13 +163,14 @@ def serve(
     http: HttpOptions | None = None,
     keys: Path | None = None,
     preflight: bool = False,
+    lease: float | None = None,
 ) -> int:
     """Serve until SIGINT or SIGTERM; prints ``ready tcp://… [http://…] [truth tcp://…]`` when it serves.
 
     A scene with several arms has a server for each, `PORTS_APART`, and prints their addresses with commas between.
     Port 0 takes a free one. ``http``: serve SERL's HTTP routes too, in real time only. ``keys``: folder of a server's
-    keys. ``preflight``: only check, and serve nothing. Returns the exit status: 2 for what cannot be, said in one
-    line on stderr.
+    keys. ``preflight``: only check, and serve nothing. ``lease`` s of silence end an owner's, as in `Server`. Returns
+    the exit status: 2 for what cannot be, said in one line on stderr.
     """
     try:
         if preflight:
@@ -177,7 +178,7 @@ def serve(
         secrets = load_server_keys(keys) if keys else None
         robots = build_all(driver, scene, clock, cameras, limits, camera, real)
         servers = [
-            Server(robot, *_addresses(host, number, port, truth_port), insecure, keys=secrets)
+            Server(robot, *_addresses(host, number, port, truth_port), insecure, lease, secrets)
             for number, robot in enumerate(robots)
         ]
         with _serving(robots, servers), _http_face(servers, clock, http, secrets) as url:
@@ -264,6 +265,7 @@ def parser() -> argparse.ArgumentParser:
     add_http_options(out)
     out.add_argument("--keys", type=Path, help="folder of the server's keys (serl keys); needed beyond loopback")
     out.add_argument("--insecure", action="store_true", help="allow addresses that others can reach without keys")
+    out.add_argument("--lease", type=float, metavar="S", help="silence after which an owner is gone (1; lockstep: 30)")
     out.add_argument("--check", dest="preflight", action="store_true", help="only check computer and arm")
     return out
 

@@ -1,13 +1,14 @@
 """Is anything lost when either side is killed? ``python -m examples.benchmarks.soak --kills N --seed S``.
 
-An actor and a learner, processes with the real link, spool, store, replay and checkpoints, are killed with −9 at
-random moments (of a seeded schedule, also while they start) while records flow. In the end every record whose
-spooling had returned must be in the store once and in order; of each kill of the actor one more record may be
-there, whose spooling had not returned. Exit status 0 only then.
+A robot server, an actor that drives it and a learner, processes with the real loop, link, spool, store, replay and
+checkpoints, are killed with −9 in turns of random order and at random moments (of a seeded schedule, also while they
+start) while records flow. In the end every record whose spooling had returned must be in the store once and in order;
+of each kill of the actor one more record may be there, whose spooling had not returned. Exit status 0 only then.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import random
@@ -24,20 +25,24 @@ from statistics import median
 
 import tyro
 
-from examples.benchmarks.soak_ends import number_of
+from examples.benchmarks.soak_ends import CAMERAS, is_whole, number_of
+from robot_servers.hello import STATE_PORT, STOP_PORT
 from serl_core.data.episodes import EpisodeStore
 
 RESULTS = Path(__file__).parent / "results"
 PATIENCE = 180.0  # s for everything to arrive in the end
+ROLES = ("server", "learner", "actor")
+SLOW = 15.0  # s to resume that are worth a line
+LEASE = 2.0  # s after which a killed actor no longer owns the robot: the next one waits for that
 
 
 @dataclass(frozen=True)
 class Config:
-    """Kill actor and learner again and again, and count."""
+    """Kill server, actor and learner again and again, and count."""
 
     kills: int = 100
     seed: int = 0  # of the schedule
-    rate: float = 300.0  # records per second, of two 64×64 cameras each
+    rate: float = 300.0  # records per second, of two 128×128 cameras each, at most
     pause: tuple[float, float] = (0.1, 1.5)  # s from flowing records to the next kill, uniform
     early: float = 0.2  # share of kills that do not wait until records flow again after the last one
     folder: Path | None = None  # where spool and store are written; default: the system's temporary folder
@@ -67,20 +72,28 @@ class Figures:
 
 @dataclass
 class Arena:
-    """The two processes, and when each was killed."""
+    """The three processes, and when each was killed."""
 
     address: str
+    robot: str
     folder: Path
     rate: float
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
     killed: list[tuple[str, float]] = field(default_factory=list)
 
-    def start(self, role: str, count: int = 0) -> None:
-        options = {"role": role, "address": self.address, "folder": self.folder, "rate": self.rate, "count": count}
-        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    def start(self, role: str) -> None:
+        command = self._server() if role == "server" else self._end(role)
         with (self.folder / f"{role}.log").open("ab") as log:
-            command = [sys.executable, "-m", "examples.benchmarks.soak_ends", *words]
-            self.running[role] = subprocess.Popen(command, stderr=log, stdout=log)
+            self.running[role] = subprocess.Popen([sys.executable, "-m", *command], stderr=log, stdout=log)
+
+    def _server(self) -> list[str]:
+        options = ["--clock", "lockstep", "--lease", str(LEASE), "--port", self.robot.rsplit(":", 1)[1]]
+        return ["robot_servers", "fake", *options, "--cameras", *CAMERAS]
+
+    def _end(self, role: str) -> list[str]:
+        options = {"role": role, "address": self.address, "robot": self.robot, "folder": self.folder, "rate": self.rate}
+        words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+        return ["examples.benchmarks.soak_ends", *words]
 
     def kill(self, role: str) -> None:
         """Raises RuntimeError if it had ended by itself: nothing that happens to the other side may end it."""
@@ -90,14 +103,16 @@ class Arena:
         process.kill()
         process.wait()
 
-    def wait_for_records(self) -> None:
-        """Until one was stored after the last kill. Raises RuntimeError if that takes too long: it must go on."""
-        since = self.killed[-1][1] if self.killed else 0.0
+    def wait_for_records(self) -> float:
+        """Until they flow again: s after the last kill. Raises RuntimeError if that takes too long: it must go on."""
+        role, since = self.killed[-1] if self.killed else ("actor", 0.0)
         deadline = time.monotonic() + PATIENCE
-        while not any(moment > since for moment in arrivals(self.folder / "arrived")):
+        while (stored := resumed(arrivals(self.folder / "arrived"), role, since)) is None:
             if time.monotonic() > deadline:
-                raise RuntimeError(f"no record within {PATIENCE:.0f} s:\n{tail(self.folder / 'learner.log')}")
+                logs = "\n".join(f"{role}:\n{tail(self.folder / f'{role}.log')}" for role in ROLES)
+                raise RuntimeError(f"no record within {PATIENCE:.0f} s\n{logs}")
             time.sleep(0.02)
+        return stored - since if self.killed else 0.0
 
     def close(self) -> None:
         for process in self.running.values():
@@ -110,24 +125,36 @@ def tail(log: Path) -> str:
     return "\n".join(log.read_text(errors="replace").splitlines()[-8:])
 
 
-def free_address() -> str:
-    """A loopback address that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+def free_address(beside: tuple[int, ...] = ()) -> str:
+    """A loopback address where nobody listens now, nor at ports that much higher."""
+    while True:
+        with contextlib.ExitStack() as probes:
+            first = probes.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port = first.getsockname()[1]
+            with contextlib.suppress(OSError, OverflowError):
+                for distance in beside:
+                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port + distance))
+                return f"tcp://127.0.0.1:{port}"
+
+
+def victims(schedule: random.Random, kills: int) -> list[str]:
+    """Who is killed: each as often as the others."""
+    rounds = -(-kills // len(ROLES))
+    return [role for _ in range(rounds) for role in schedule.sample(ROLES, len(ROLES))][:kills]
 
 
 def soak(config: Config, folder: Path, say: Callable[[str], None]) -> Figures:
     """Run the schedule, let everything arrive, count. Raises RuntimeError if a side ends by itself or never drains."""
-    schedule, arena = random.Random(config.seed), Arena(free_address(), folder, config.rate)
+    schedule = random.Random(config.seed)
+    arena = Arena(free_address(), free_address((STOP_PORT, STATE_PORT)), folder, config.rate)
     try:
-        for role in ("learner", "actor"):
+        for role in ROLES:
             arena.start(role)
-        for number in range(config.kills):
-            if schedule.random() >= config.early:
-                arena.wait_for_records()
+        for number, role in enumerate(victims(schedule, config.kills)):
+            if schedule.random() >= config.early and (took := arena.wait_for_records()) > SLOW:
+                say(f"kill {number}, of the {arena.killed[-1][0]}: {took:.1f} s until records flowed again")
             time.sleep(schedule.uniform(*config.pause))
-            role = schedule.choice(["actor", "learner"])
             arena.kill(role)
             arena.killed.append((role, time.monotonic()))
             arena.start(role)
@@ -135,9 +162,9 @@ def soak(config: Config, folder: Path, say: Callable[[str], None]) -> Figures:
                 say(f"{number + 1} kills")
         arena.wait_for_records()
         arena.kill("actor")
-        arena.start("actor", count=1)
-        if arena.running["actor"].wait(PATIENCE):
-            raise RuntimeError(f"what was spooled did not arrive:\n{tail(folder / 'actor.log')}")
+        arena.start("drain")
+        if arena.running["drain"].wait(PATIENCE):
+            raise RuntimeError(f"what was spooled did not arrive:\n{tail(folder / 'drain.log')}")
     finally:
         arena.close()
     return count(folder, arena.killed)
@@ -153,9 +180,10 @@ def count(folder: Path, killed: list[tuple[str, float]]) -> Figures:
     damaged = 0
     for item in EpisodeStore(folder / "episodes").stored():
         stored.setdefault(item.actor, []).append(item.seq)
-        damaged += number_of(item.record()) != item.seq
+        record = item.record()
+        damaged += number_of(record) != item.seq or not is_whole(record)
     distinct = {session: set(numbers) for session, numbers in stored.items()}
-    resumed = resume_times(folder / "arrived", killed)
+    times = resume_times(arrivals(folder / "arrived"), killed)
     return Figures(
         kills=len(killed),
         produced=sum(sent.values()),
@@ -165,23 +193,36 @@ def count(folder: Path, killed: list[tuple[str, float]]) -> Figures:
         out_of_order=sum(b < a for numbers in stored.values() for a, b in pairwise(numbers)),
         in_flight=sum(len(numbers - set(range(1, sent.get(session, 0) + 1))) for session, numbers in distinct.items()),
         damaged=damaged,
-        resume_s_median=round(median(resumed), 2) if resumed else 0.0,
-        resume_s_max=round(max(resumed), 2) if resumed else 0.0,
+        resume_s_median=round(median(times), 2) if times else 0.0,
+        resume_s_max=round(max(times), 2) if times else 0.0,
     )
 
 
-def arrivals(path: Path) -> list[float]:
-    """When the learner stored the first record of each of its lives and of each session, monotonic s."""
-    return [float(line.split()[0]) for line in path.read_text().splitlines()] if path.exists() else []
+Arrival = tuple[float, float | None]  # monotonic s: stored, and begun if it began an episode, not a learner's life
 
 
-def resume_times(arrived: Path, killed: list[tuple[str, float]]) -> list[float]:
-    """From each kill until a record of the next life of that side was stored, s; none if killed again before."""
-    moments, times = sorted(arrivals(arrived)), []
-    for index, (_, moment) in enumerate(killed):
+def arrivals(path: Path) -> list[Arrival]:
+    """What the learner noted, in order."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    pairs = [line.split() for line in lines]
+    return [(float(stored), None if begun == "life" else float(begun)) for stored, begun in pairs]
+
+
+def resumed(arrived: list[Arrival], role: str, killed: float) -> float | None:
+    """When the next life of this side had its first record in the store, or None: not yet."""
+    for stored, begun in arrived:
+        if stored > killed and (begun is None if role == "learner" else begun is not None and begun > killed):
+            return stored
+    return None
+
+
+def resume_times(arrived: list[Arrival], killed: list[tuple[str, float]]) -> list[float]:
+    """From each kill until that, s; none if somebody was killed again before."""
+    times = []
+    for index, (role, moment) in enumerate(killed):
         until = killed[index + 1][1] if index + 1 < len(killed) else float("inf")
-        after = [later for later in moments if moment < later < until]
-        times += [after[0] - moment] if after else []
+        stored = resumed(arrived, role, moment)
+        times += [stored - moment] if stored is not None and stored < until else []
     return times
 
 

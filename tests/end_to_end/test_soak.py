@@ -1,4 +1,4 @@
-"""The soak of the benchmarks in short: both sides are killed with −9 while records flow."""
+"""The soak of the benchmarks in short: server, actor and learner are killed with −9 while records flow."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serl_core.data.episodes import EpisodeStore
 
 
 def test_kills_at_random_moments_lose_nothing(tmp_path: Path) -> None:
-    """Guards against bug 3 under kill −9 of both processes, and against a count that would not notice."""
+    """Guards against bug 3 under kill −9 of any process, and against a count that would not notice."""
     figures = soak(Config(kills=6, seed=3, pause=(0.05, 0.5)), tmp_path, say=print)
     assert figures.clean(), figures
     assert figures.produced > 100 and figures.stored >= figures.produced and figures.kills == 6
