@@ -46,19 +46,20 @@ class Step:
     action         (A,) float32   what was handed to the environment, in [−1, 1] (the operator's
                                   during a takeover); replay learns from this one
     proposal       (A,) float32   what the policy wanted
-    target         (7,) float64   the TCP target the guard really sent (m, quaternion, base frame)
+    target         (7,) float64   the TCP target the guard really sent (m, quaternion, base frame);
+                                  of two arms (14,), left then right, each in its own base frame
     bent           bool           the guard changed the command
     bends          list           of it: [limit, value asked for, bound] of every limit that did (SI units)
     next_obs       see `Obs`      the observation this step led to
     reward         float          task reward only; without the gripper penalty
-    grasp_penalty  float          ≤ 0, for a toggle of the gripper
+    grasp_penalty  float          ≤ 0, for toggles of the grippers
     terminated     bool           success or failure: no future. Never true for a time limit
     truncated      bool           time limit or abort: the future exists, it was not recorded
     success        bool           the judge's verdict on the state this step led to
     who            str            "policy" or "operator"
     takeover       int            number of the takeover within the session, −1 outside of one
     policy_version int            version of the weights behind ``proposal``; −1 before the first
-    time           float          s, robot server clock, of ``next_obs``
+    time           float          s, robot server clock (of two arms the left one's), of ``next_obs``
     aborted        bool           the command was refused or the robot failed: what the action leads to
                                   is unknown, ``next_obs`` is the observation before it; the last
                                   step of its episode; replay leaves it out
