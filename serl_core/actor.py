@@ -14,6 +14,7 @@ from typing import Any, Literal
 from robot_servers.keys import load_client_keys
 from serl_core.config import Observation
 from serl_core.metrics import Metrics
+from serl_core.outage import OutlivesServer
 from serl_core.policies import LinkPolicy
 from serl_core.processes import StopFlag
 from serl_core.rollout import Identity, rollout
@@ -155,6 +156,7 @@ def main(config: Config) -> int:
     ):
         operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None
         env = make_env(session, task, config.obs, operator, config.seed)
+        env = OutlivesServer(env, (session.robot, *session.partners), stop)
         policy = LinkPolicy(link, task, config.obs, config.seed)
         if not policy.wait(PATIENCE, stop):
             return 0

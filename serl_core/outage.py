@@ -41,7 +41,7 @@ class OutlivesServer(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As of the environment, as soon as there is a server."""
-        before = self._metadata()
+        before = self._who_they_are()
         while True:
             try:
                 return self.env.reset(seed=seed, options=options)
@@ -55,7 +55,7 @@ class OutlivesServer(gym.Wrapper[Any, Any, Any, Any]):
             if self._stop():
                 raise outage
             self._sleep(LOOK)
-        if self._metadata() != before:
+        if self._who_they_are() != before:
             raise RobotError("the robot server came back with another robot, scene or cameras: start the actor again")
 
     def _reconnected(self) -> bool:
@@ -69,5 +69,5 @@ class OutlivesServer(gym.Wrapper[Any, Any, Any, Any]):
             return False
         return True
 
-    def _metadata(self) -> list[Metadata]:
+    def _who_they_are(self) -> list[Metadata]:
         return [robot.metadata for robot in self._robots]
