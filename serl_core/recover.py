@@ -19,22 +19,27 @@ WORD = "recover"
 class Config:
     """End a STOP, a user stop or a fault: the arm holds where it is, and starts softly with the next reset."""
 
-    address: Annotated[str, tyro.conf.Positional]  # of the robot server, e.g. tcp://127.0.0.1:5555
+    address: Annotated[str, tyro.conf.Positional]  # of the robot server, e.g. tcp://127.0.0.1:5555; or LEFT,RIGHT
     yes: bool = False  # do not ask: you have looked at the arm
     keys: Path | None = None  # folder of this machine's keys, for a server that demands them
 
 
 def main(config: Config) -> int:
-    """Show what stopped it, ask, and recover."""
-    with RobotClient(config.address, keys=load_client_keys(config.keys) if config.keys else None) as robot:
+    """Show what stopped it, ask, and recover; several robots one after the other, until one is refused."""
+    return 0 if all(recovered(config, address) for address in config.address.split(",")) else 1
+
+
+def recovered(config: Config, address: str) -> bool:
+    """Whether the robot at ``address`` was brought back."""
+    with RobotClient(address, keys=load_client_keys(config.keys) if config.keys else None) as robot:
         status = robot.status()
         print(f"{robot.metadata.robot} is {status.mode}{': ' + status.reason if status.reason else ''}")
         if not config.yes and not confirmed():
             print("nothing was changed")
-            return 1
+            return False
         robot.recover()
         print(f"now {robot.status().mode}")
-    return 0
+    return True
 
 
 def confirmed() -> bool:

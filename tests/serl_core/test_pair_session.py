@@ -13,6 +13,7 @@ import pytest
 from robot_servers.client import RobotClient
 from robot_servers.interface import NotOwner, RobotError
 from robot_servers.server import Server
+from serl_core import recover, stop
 from serl_core.config import ConfigError
 from serl_core.session import connected, episode_meta, make_env
 from serl_core.tasks import load_task
@@ -75,6 +76,25 @@ def test_crossed_or_missing_addresses_are_noticed():
             connected(TASK, "state", left).__enter__()
         with pytest.raises(ConfigError, match="needs the robot as ADDRESS"):
             connected(load_task("reach"), "state", address).__enter__()
+
+
+def test_stop_and_recover_take_both_addresses():
+    """Guards two robots of two servers: one that does not answer must not keep the other from stopping."""
+    with serving() as (address, _):
+        nobody = "tcp://127.0.0.1:1"
+        with pytest.raises(RobotError, match="NOT STOPPED"):
+            stop.main(stop.Config(f"{nobody},{address}", "smoke"))
+        assert modes(address) == ["stopped", "stopped"]
+        assert recover.main(recover.Config(address, yes=True)) == 0
+        assert modes(address) == ["holding", "holding"]
+
+
+def modes(address: str) -> list[str]:
+    found = []
+    for where in address.split(","):
+        with RobotClient(where) as robot:
+            found.append(robot.status().mode)
+    return found
 
 
 def test_in_real_time_each_servers_clock_is_translated():
