@@ -48,6 +48,7 @@ class Config:
     spool_sync: float | None = None  # s of records that a power loss may cost here; without, about half a minute
     learner_away: Literal["act", "hold"] = "act"  # without a learner: act on with the last weights, or hold the arm
     seed: int = 0
+    trunk_weights: Path | None = None  # of the learner's image trunk; the small one comes with the package
 
 
 PATIENCE = 120  # s to wait for a learner; it may be compiling
@@ -157,7 +158,7 @@ def main(config: Config) -> int:
         operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None
         env = make_env(session, task, config.obs, operator, config.seed)
         env = OutlivesServer(env, (session.robot, *session.partners), stop)
-        policy = LinkPolicy(link, task, config.obs, config.seed)
+        policy = LinkPolicy(link, task, config.obs, config.seed, config.trunk_weights)
         if not policy.wait(PATIENCE, stop):
             return 0
         already = steps_so_far(link) if config.resume else 0

@@ -42,6 +42,8 @@ class Config:
     operator: Literal["scripted", "none"] = "scripted"  # who corrects the policy while it learns
     preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
     utd: int = 4  # critic updates per step
+    trunk: str = "small"  # frozen image trunk: small, resnet10, resnet18
+    trunk_weights: Path | None = None  # its weights; the small one comes with the package
 
 
 class Demo:
@@ -52,6 +54,7 @@ class Demo:
         self.run_dir = run_dir
         self._running = running
         self._common = ("--task", config.task, "--obs", config.obs, "--seed", config.seed)
+        self._weights = () if config.trunk_weights is None else ("--trunk-weights", config.trunk_weights)
 
     def start(self, name: str, *arguments: str | int | Path, nice: int = 0) -> Child:
         """Start ``serl NAME …`` with its log in the run directory."""
@@ -108,10 +111,12 @@ class Demo:
             return
         common = ("--run-dir", self.run_dir, "--env-steps", config.env_steps, "--resume", *self._common)
         pace = ("--lockstep",) if config.robot == "simulated" else ()  # a real arm waits for nobody
-        settings = (*pace, "--preset", config.preset, "--utd", config.utd)
+        settings = (*pace, "--preset", config.preset, "--utd", config.utd, "--trunk", config.trunk, *self._weights)
         learner = self.start("learner", *common, *settings, "--address", "tcp://127.0.0.1:*", nice=NICE[config.robot])
         (address,) = learner.ready(timeout=120.0)
-        actor = self.start("actor", *common, *robot, "--learner", address, "--operator", config.operator)
+        actor = self.start(
+            "actor", *common, *robot, "--learner", address, "--operator", config.operator, *self._weights
+        )
         with progress("training (steps)", config.env_steps) as bar:
             while actor.running():
                 actor.check()
@@ -140,7 +145,7 @@ class Demo:
 
     def evaluate(self, robot: tuple[str | Path, ...]) -> None:
         """Evaluate the final checkpoint, alone."""
-        child = self.start("eval", self.run_dir, "--episodes", self.config.eval_episodes, *robot)
+        child = self.start("eval", self.run_dir, "--episodes", self.config.eval_episodes, *robot, *self._weights)
         with progress("evaluating", self.config.eval_episodes) as bar:
             while child.running():
                 bar.update(len(metrics.read(self.run_dir / "metrics" / "eval.jsonl")))

@@ -52,6 +52,8 @@ class Config:
     env_steps: int = 0  # end after this many online transitions; 0: learn until stopped
     preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
     utd: int = 4  # critic updates per online transition
+    trunk: str = "small"  # frozen image trunk: small, resnet10, resnet18
+    trunk_weights: Path | None = None  # its weights; the small one comes with the package
     capacity: int = 200_000  # frames in replay, one per transition and one more per episode
     start_after: int = START_AFTER  # online transitions before training starts
     lockstep: bool = False  # the actor waits for the learner instead of the other way round
@@ -79,7 +81,9 @@ class Learner:
     ) -> None:
         task = load_task(config.task)
         self.config = config
-        self.blueprint = Blueprint.for_task(config.task, config.obs, config.preset, config.utd)
+        self.blueprint = Blueprint.for_task(
+            config.task, config.obs, config.preset, config.utd, config.trunk, config.trunk_weights
+        )
         self.agent: SAC = self.blueprint.agent()
         self.replay = Replay(
             config.capacity,
@@ -294,7 +298,7 @@ def _rng_from_tree(rng: np.random.Generator, tree: dict[str, Any]) -> None:
 def check_claim(config: Config) -> dict[str, Any]:
     """What ``config.json`` shall say. Raises ConfigError if there is another run, or one that is not resumed."""
     path = config.run_dir / "config.json"
-    mine = {name: getattr(config, name) for name in ("task", "obs", "seed", "preset", "utd", "lockstep")}
+    mine = {name: getattr(config, name) for name in ("task", "obs", "seed", "preset", "utd", "trunk", "lockstep")}
     if path.exists():
         saved = read_json(path)
         if not config.resume:

@@ -46,13 +46,23 @@ class Blueprint:
     task: str  # name, or path of the task file
     obs: Observation
     agent_config: SACConfig
+    trunk: str = "small"  # one of `serl_core.nets.trunks.TRUNKS`
+    weights: Path | None = None  # of the trunk, on this machine; the small one comes with the package
 
     @classmethod
-    def for_task(cls, task: str, obs: Observation, preset: Preset = "default", utd: int = 4) -> Blueprint:
+    def for_task(
+        cls,
+        task: str,
+        obs: Observation,
+        preset: Preset = "default",
+        utd: int = 4,
+        trunk: str = "small",
+        weights: Path | None = None,
+    ) -> Blueprint:
         """The networks for a task."""
         loaded = load_task(task)
         plain = SACConfig(discount=loaded.discount, grasp=loaded.grippers, utd=utd)
-        return cls(task, obs, PRESETS[preset](plain, loaded))
+        return cls(task, obs, PRESETS[preset](plain, loaded), trunk, weights)
 
     def to_tree(self) -> dict[str, Any]:
         """As plain values, for the wire and for checkpoints."""
@@ -156,7 +166,9 @@ class LinkPolicy:
     Raises ConfigError if the learner learns another task, or from other observations, than this actor's.
     """
 
-    def __init__(self, link: ActorLink, task: AnyTask, obs: Observation, seed: int) -> None:
+    def __init__(
+        self, link: ActorLink, task: AnyTask, obs: Observation, seed: int, weights: Path | None = None
+    ) -> None:
         self.version = -1
         self.received = 0  # how many steps of this session the learner had when it published them
         self._link = link

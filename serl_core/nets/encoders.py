@@ -1,13 +1,13 @@
 """Encoders: from observations to the encoding z (B, Z) float32 that every head reads.
 
-A camera frame goes through two stages. The frozen trunk (`encode_frames`) runs once, when a frame
-enters replay or the policy; what is stored and learned from is its (4, 4, 128) float16 output. The
-learned stage (`Encoder`) runs inside every update.
+A camera frame goes through two stages. The frozen trunk (`serl_core.nets.trunks`) runs once, when a frame
+enters replay or the policy; what is stored and learned from is its output, (4, 4, 128) float16 of the small
+one. The learned stage (`Encoder`) runs inside every update.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from flax import struct, traverse_util
 
 FEATURES = (4, 4, 128)  # rows, columns, channels of a frame's features
 FRAME = (128, 128, 3)  # rows, columns, RGB of a frame
-TRUNK = Path(__file__).with_name("trunk.npz")  # of a `Trunk`, made by examples/pretrain_trunk.py
-PAD = 4  # pixels by which a crop may be shifted, either way
 STD_FLOOR = 1e-2  # an entry that demonstrations hardly move must not be blown up when the policy moves it
 CLIP = 10.0  # standard deviations; a first hard contact is far outside of what demonstrations show
 
@@ -146,65 +144,5 @@ def save_trunk(path: Path, params: Params) -> None:
     np.savez_compressed(path, **arrays)
 
 
-def load_trunk(path: Path) -> Params:
-    """The parameters of a `Trunk` from a file of `save_trunk`. Raises ValueError naming what does not fit."""
-    expected = _flat(random_trunk(0))
-    with np.load(path, allow_pickle=False) as file:
-        if set(file.files) != set(expected):
-            raise ValueError(f"{path}: missing or unknown weights {sorted(set(file.files) ^ set(expected))[:4]}")
-        flat = {name: np.asarray(file[name], np.float32) for name in file.files}
-    for name, leaf in expected.items():
-        if flat[name].shape != leaf.shape:
-            raise ValueError(f"{path}: {name} has shape {flat[name].shape} instead of {leaf.shape}")
-    return traverse_util.unflatten_dict({name: jnp.array(leaf) for name, leaf in flat.items()}, sep="/")
-
-
 def _flat(params: Params) -> dict[str, Any]:
     return dict(traverse_util.flatten_dict(dict(params), sep="/"))
-
-
-@jax.jit
-def encode_frames(trunk_params: Params, images: jax.Array | npt.NDArray[np.uint8]) -> jax.Array:
-    """Frames (N, 128, 128, 3) uint8 → features (N, 4, 4, 128) float16. Compiles once for each N."""
-    return Trunk().apply({"params": trunk_params}, images).astype(jnp.float16)  # type: ignore[union-attr]
-
-
-def frame_encoder(
-    trunk_params: Params, cameras: tuple[str, ...]
-) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
-    """A function that replaces the frames of one observation by their features, all cameras in one pass."""
-
-    def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        if not cameras:
-            return dict(obs)
-        features = np.asarray(encode_frames(trunk_params, np.stack([obs[name] for name in cameras])))
-        return {**obs, **dict(zip(cameras, features, strict=True))}
-
-    return encode
-
-
-def view_encoder(
-    trunk_params: Params, cameras: tuple[str, ...], views: int, rng: np.random.Generator
-) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
-    """The same for replay: ``views`` versions (views, 4, 4, 128) of each frame, the first of them not shifted.
-
-    The others are random crops of the frame padded by 4 pixels (DrQ, arXiv 2004.13649), drawn once: the
-    trunk is frozen, so that its features of a crop need never be computed again.
-    """
-
-    def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        if not cameras:
-            return dict(obs)
-        shifted = np.stack([crop for name in cameras for crop in crops(obs[name], views, rng)])
-        features = np.asarray(encode_frames(trunk_params, shifted)).reshape(len(cameras), views, *FEATURES)
-        return {**obs, **dict(zip(cameras, features, strict=True))}
-
-    return encode
-
-
-def crops(frame: npt.NDArray[np.uint8], count: int, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
-    """The frame (H, W, 3) itself, then ``count − 1`` random crops of it, padded by repeating its edge."""
-    height, width = frame.shape[:2]
-    padded = np.pad(frame, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="edge")
-    corners = rng.integers(0, 2 * PAD + 1, (count - 1, 2)).tolist()
-    return [frame, *(padded[top : top + height, left : left + width] for top, left in corners)]

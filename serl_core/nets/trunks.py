@@ -27,6 +27,8 @@ from serl_core.nets.encoders import FEATURES, FRAME, Params, Trunk, random_trunk
 from serl_core.nets.resnet import ResNet
 from serl_core.nets.weights import DOTTED, FLAX, TORCHVISION, TRANSFORMERS, Naming, WeightsError, load_weights
 
+SMALL = Path(__file__).with_name("trunk.npz")  # weights of "small", made by examples/pretrain_trunk.py
+
 Images = npt.NDArray[np.uint8] | jax.Array
 
 

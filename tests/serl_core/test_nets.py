@@ -8,12 +8,11 @@ from serl_core.nets.encoders import (
     Encoder,
     SpatialEmbedding,
     cameras_of,
-    encode_frames,
     fit_normaliser,
-    frame_encoder,
-    random_trunk,
 )
+from serl_core.nets.frames import frame_encoder
 from serl_core.nets.heads import ActorHead, critic_ensemble, tanh_log_prob, tanh_sample
+from serl_core.nets.trunks import load_named
 
 KEY = jax.random.PRNGKey(0)
 
@@ -87,20 +86,20 @@ def test_each_camera_has_its_own_embedding() -> None:
 def test_the_trunk_is_deterministic_and_sees_the_image() -> None:
     """Bug: actor and learner hold different trunks, or features saturate or vanish in float16."""
     images = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
-    features = np.asarray(encode_frames(random_trunk(3), images))
+    features = np.asarray(load_named("small", seed=3)(images))
     assert features.shape == (2, 4, 4, 128) and features.dtype == np.float16
-    np.testing.assert_array_equal(features, encode_frames(random_trunk(3), images))
+    np.testing.assert_array_equal(features, load_named("small", seed=3)(images))
     assert 0.1 < features.std() < 10 and np.abs(features[0] - features[1]).max() > 0.1
-    assert not np.array_equal(features, encode_frames(random_trunk(4), images))
+    assert not np.array_equal(features, load_named("small", seed=4)(images))
 
 
 def test_frames_are_replaced_by_their_features() -> None:
     """Bug: features land under the wrong camera's name."""
     rng = np.random.default_rng(0)
     obs = {name: rng.integers(0, 255, (128, 128, 3), dtype=np.uint8) for name in ("wrist", "front")}
-    trunk = random_trunk(0)
+    trunk = load_named("small")
     got = frame_encoder(trunk, ("front", "wrist"))({"state": np.zeros(3, np.float32), **obs})
-    expected = np.asarray(encode_frames(trunk, obs["wrist"][None]))[0]
+    expected = np.asarray(trunk(obs["wrist"][None]))[0]
     np.testing.assert_allclose(got["wrist"].astype(np.float32), expected.astype(np.float32), atol=0.05)
     assert np.abs(got["wrist"].astype(np.float32) - got["front"].astype(np.float32)).max() > 0.2
     assert cameras_of(got) == ("front", "wrist")

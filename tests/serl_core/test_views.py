@@ -7,7 +7,8 @@ import pytest
 
 from serl_core.config import ConfigError
 from serl_core.data.replay import Replay
-from serl_core.nets.encoders import PAD, TRUNK, crops, encode_frames, load_trunk, save_trunk, view_encoder
+from serl_core.nets.frames import PAD, crops, view_encoder
+from serl_core.nets.trunks import SMALL, load_named
 from serl_core.policies import Blueprint
 from serl_core.types import EpisodeStart, Step
 
@@ -74,9 +75,9 @@ def test_views_are_the_trunks_features_of_the_crops() -> None:
     """Guards against features filed under another camera or view."""
     rng = np.random.default_rng(0)
     obs = {name: rng.integers(0, 255, (128, 128, 3), dtype=np.uint8) for name in ("front", "wrist")}
-    trunk = load_trunk(TRUNK)
+    trunk = load_named("small", SMALL)
     got = view_encoder(trunk, ("front", "wrist"), 2, np.random.default_rng(5))({"state": np.zeros(1), **obs})
-    expected = np.asarray(encode_frames(trunk, np.stack([obs["front"], obs["wrist"]])))
+    expected = np.asarray(trunk(np.stack([obs["front"], obs["wrist"]])))
     for name, features in zip(("front", "wrist"), expected, strict=True):
         assert got[name].shape == (2, 4, 4, 128)
         np.testing.assert_allclose(got[name][0].astype(float), features.astype(float), atol=0.05)
@@ -86,18 +87,12 @@ def test_weights_learnt_on_another_trunk_are_refused() -> None:
     """Guards an actor with another version of the package: features would mean something else."""
     tree = Blueprint.for_task("pick_cube", "pixels").to_tree()
     assert Blueprint.from_tree(tree).to_tree() == tree
-    with pytest.raises(ConfigError, match="another image trunk"):
-        Blueprint.from_tree({**tree, "trunk": "0123456789abcdef"})
+    with pytest.raises(ConfigError, match=r"another image trunk small than .*trunk\.npz: use the same file"):
+        Blueprint.from_tree({**tree, "trunk": {"name": "small", "digest": "0123456789abcdef"}})
 
 
-def test_a_file_of_other_weights_is_named(tmp_path) -> None:
-    """Guards against a trunk that is silently something else."""
-    flat = load_trunk(TRUNK)
-    path = tmp_path / "trunk.npz"
-    save_trunk(path, {**flat, "Surplus": {"kernel": np.zeros(3)}})
-    with pytest.raises(ValueError, match=r"trunk\.npz: missing or unknown weights \['Surplus/kernel'\]"):
-        load_trunk(path)
-    name = next(iter(flat))
-    save_trunk(path, {**flat, name: {leaf: np.zeros(3) for leaf in flat[name]}})
-    with pytest.raises(ValueError, match="has shape"):
-        load_trunk(path)
+@pytest.mark.parametrize(("trunk", "why"), [("resnet10", "--trunk-weights FILE"), ("smal", "did you mean small")])
+def test_a_trunk_that_is_not_there_is_a_line(trunk: str, why: str) -> None:
+    """Guards against a run that begins with random features because a file was forgotten."""
+    with pytest.raises(ConfigError, match=why):
+        Blueprint.for_task("pick_cube", "pixels", trunk=trunk, weights=SMALL if trunk == "smal" else None).to_tree()

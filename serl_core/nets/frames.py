@@ -1,0 +1,50 @@
+"""From frames to features: what the policy sees, and the shifted views that replay learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serl_core.nets.trunks import FrozenTrunk
+
+PAD = 4  # pixels by which a crop may be shifted, either way
+
+
+def frame_encoder(
+    trunk: FrozenTrunk, cameras: tuple[str, ...]
+) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
+    """A function that replaces the frames of one observation by their features, all cameras in one pass."""
+
+    def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        features = np.asarray(trunk(np.stack([obs[name] for name in cameras])))
+        return {**obs, **dict(zip(cameras, features, strict=True))}
+
+    return encode
+
+
+def view_encoder(
+    trunk: FrozenTrunk, cameras: tuple[str, ...], views: int, rng: np.random.Generator
+) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
+    """The same for replay: ``views`` versions (views, rows, columns, channels) of each frame.
+
+    The first of them is not shifted. The others are random crops of the frame padded by 4 pixels (DrQ,
+    arXiv 2004.13649), drawn once: the trunk is frozen, so that its features of a crop stay what they are.
+    """
+
+    def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        shifted = np.stack([crop for name in cameras for crop in crops(obs[name], views, rng)])
+        features = np.asarray(trunk(shifted)).reshape(len(cameras), views, *trunk.spec.features)
+        return {**obs, **dict(zip(cameras, features, strict=True))}
+
+    return encode
+
+
+def crops(frame: npt.NDArray[np.uint8], count: int, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
+    """The frame (H, W, 3) itself, then ``count − 1`` random crops of it, padded by repeating its edge."""
+    height, width = frame.shape[:2]
+    padded = np.pad(frame, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="edge")
+    corners = rng.integers(0, 2 * PAD + 1, (count - 1, 2)).tolist()
+    return [frame, *(padded[top : top + height, left : left + width] for top, left in corners)]
