@@ -324,3 +324,18 @@ def test_the_reading_of_two_hands_is_the_action_of_two_arms():
     reading = PairDevice(Hand([push(0.1, 0.2)]), Hand([push(0.3, buttons=(False, True, True))])).read()
     action = device_action(PAIR, reading)
     assert action[[0, 1, 6, 12, 13]] == pytest.approx([0.1, 0.2, 0.3, 0.0, 1.0])
+
+
+def test_one_late_answer_does_not_cost_the_episode():
+    """Guards episodes in real time: a computer is busy now and then; the newest states are asked for again."""
+    two = Two()
+    env = started(two)
+    state, calls = two.right.state, []
+
+    def late():
+        calls.append(1)
+        return replace(state(), time=state().time - (1.0 if len(calls) == 1 else 0.0))
+
+    two.right.state = late
+    *_, truncated, info = env.step(STAY)
+    assert not truncated and info["skew"] == 0.0 and len(calls) == 2
