@@ -20,6 +20,7 @@ from typing import Any
 from robot_servers import wire
 from robot_servers.keys import ServerKeys
 from serl_core.link import protocol
+from serl_core.link.budget import BYTES_PER_S, RECORDS_PER_S, Budget
 from serl_core.link.porter import Porter
 from serl_core.link.protocol import LinkError
 from serl_core.link.segment import Entry
@@ -56,7 +57,8 @@ class LearnerLink:
     """Serves any number of actors on ``address``. Nothing is opened before `bind` (or ``with``).
 
     ``stored`` is what the episode store holds already (`EpisodeStore.last_of_each`), so that what
-    arrives again after a crash is recognised. ``inbox_records``/``inbox_bytes`` bound the memory.
+    arrives again after a crash is recognised. ``inbox_records``/``inbox_bytes`` bound the memory,
+    ``records_per_s``/``bytes_per_s`` what is taken of one actor; the rest it sends later.
     With ``keys`` only actors whose key they list are let in, and all is encrypted.
     """
 
@@ -68,12 +70,15 @@ class LearnerLink:
         inbox_records: int = 1024,
         inbox_bytes: int = 256 << 20,
         keys: ServerKeys | None = None,
+        records_per_s: float = RECORDS_PER_S,
+        bytes_per_s: float = BYTES_PER_S,
     ) -> None:
         protocol.check_address(address, secured=keys is not None, insecure=insecure)
         self.address = address
         self._keys = keys
         self._shared = Shared(sessions={name: Session(seq, seq + 1) for name, seq in (stored or {}).items()})
         self._limits = (inbox_records, inbox_bytes)
+        self._budget = Budget(records_per_s, bytes_per_s)
         self._porter: Porter | None = None
         self._press: threading.Thread | None = None
 
@@ -87,7 +92,7 @@ class LearnerLink:
         """Start serving. Raises `LinkError` if the address is taken. A port of ``*`` picks a free one."""
         if self._porter:
             return self
-        self._porter = Porter(self.address, self._shared, self._limits, self._keys)
+        self._porter = Porter(self.address, self._shared, self._limits, self._keys, self._budget)
         self.address = self._porter.address
         self._porter.thread.start()
         self._press = threading.Thread(target=press, args=(self._shared, self._porter.waker), daemon=True)

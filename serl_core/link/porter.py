@@ -8,6 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import zmq
@@ -15,11 +16,14 @@ import zmq
 from robot_servers import wire
 from robot_servers.keys import Gatekeeper, ServerKeys, secure_server
 from serl_core.link import protocol
+from serl_core.link.budget import Budget
 from serl_core.link.protocol import LinkError, Waker
 from serl_core.link.segment import Entry, entries
 from serl_core.link.shared import Peer, Session, Shared, is_full
 
 log = logging.getLogger(__name__)
+
+ASKED = 0.5  # s that what was asked for again may be under way
 
 
 class Porter:
@@ -34,9 +38,13 @@ class Porter:
 
     PATIENCE = 5.0  # s until a silent actor is forgotten (its hello brings it back) or weights are sent again
 
-    def __init__(self, address: str, shared: Shared, limits: tuple[int, int], keys: ServerKeys | None) -> None:
+    def __init__(
+        self, address: str, shared: Shared, limits: tuple[int, int], keys: ServerKeys | None, budget: Budget
+    ) -> None:
         self._shared = shared
         self._limits = limits
+        self._budget = budget
+        self._put_off: dict[str, float] = {}  # session → when to ask for what exceeded its actor's budget
         self._peers: dict[bytes, Peer] = {}
         self._next_beat = 0.0
         self._next_acks = 0.0
@@ -81,6 +89,7 @@ class Porter:
         if not full:
             self._receive_some()
         now = time.monotonic()
+        self._ask_for_put_off(now)
         if now >= self._next_acks:
             self._send_acks()
             self._next_acks = now + protocol.GATHER
@@ -168,12 +177,19 @@ class Porter:
         peer.heard = time.monotonic()
         if len(frames) != 2:
             raise wire.WireError("data without a run of entries")
-        self._accept(ident, name, self._expected(ident, name, frames[1]))
+        run = list(islice(entries(frames[1]), protocol.RUN_RECORDS + 1))
+        if len(run) > protocol.RUN_RECORDS:
+            raise wire.WireError(f"a run of more than {protocol.RUN_RECORDS} entries")
+        wait = self._budget.wait(peer.actor, len(run), len(frames[1]), peer.heard)
+        if wait:
+            self._put_off[name] = peer.heard + wait
+        else:
+            self._accept(ident, name, self._expected(ident, name, run))
 
-    def _expected(self, ident: bytes, name: str, run: memoryview) -> list[Entry]:
+    def _expected(self, ident: bytes, name: str, run: list[Entry]) -> list[Entry]:
         """The entries of a run that come next; what is missing or damaged is asked for again."""
         session, taken = self._shared.sessions[name], []
-        for entry in entries(run):
+        for entry in run:
             expected = session.expected + len(taken)
             if entry.seq < expected:
                 self._repeated(name)
@@ -202,10 +218,18 @@ class Porter:
             shared.received += len(taken)
             shared.changed.notify_all()
 
+    def _ask_for_put_off(self, now: float) -> None:
+        """Nobody else would: an actor takes for under way what it has sent."""
+        for name in [name for name, due in self._put_off.items() if now >= due]:
+            session = self._shared.sessions[name]
+            if now - session.asked > ASKED:
+                del self._put_off[name]
+                self._ask_again(session.peer, name, session.expected)
+
     def _ask_again(self, ident: bytes, name: str, seq: int) -> None:
         session = self._shared.sessions[name]
         now = time.monotonic()
-        if now - session.asked > 0.5:  # the answer is under way
+        if now - session.asked > ASKED:
             session.asked = now
             self._say(ident, protocol.message(protocol.RESEND, session=name, seq=seq))
 

@@ -9,6 +9,7 @@ from link_records import step
 
 from serl_core.data.episodes import EpisodeStore
 from serl_core.link import protocol
+from serl_core.link.budget import Budget
 from serl_core.transport import LearnerLink
 from serl_core.types import Step
 
@@ -121,3 +122,36 @@ def test_a_spool_older_than_the_store_goes_on(tmp_path: Path) -> None:
             assert link.wait_drained(10.0)
             assert end.status().lost == 5
     assert counts(tmp_path / "fresh") == {link.session: [6]}
+
+
+def test_an_actor_gone_wild_is_slowed_down_and_loses_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Guards against one actor that takes the learner from the others, and against dropping what exceeds its share."""
+    address = free_address()
+    with LearnerLink(address, records_per_s=100) as end, actor(address, tmp_path) as link:
+        begun = time.monotonic()
+        for number in range(250):
+            link.send(step(link.session, 0, number))
+        numbers: list[int] = []
+        while len(numbers) < 250:
+            for item in end.receive(64, 5.0):
+                numbers.append(item.seq)
+                end.ack(item.actor, item.seq)
+        assert numbers == list(range(1, 251))
+        assert time.monotonic() - begun > 1.0  # the first hundred at once, the others at a hundred a second
+        assert link.wait_drained(10.0)
+    told = [record.getMessage() for record in caplog.records if "put off" in record.getMessage()]
+    assert told == [
+        "actor actor sends more than 100 records or 1074 MB a second: the rest is put off, none of it is lost"
+    ]
+
+
+def test_a_budget_is_one_of_records_and_of_bytes() -> None:
+    """Guards against a cap that large records, or small ones, slip past, and against one that never gives again."""
+    budget = Budget(records=10, size=1000)
+    assert budget.wait("a", 10, 10, now=0.0) == 0.0
+    assert budget.wait("a", 1, 10, now=0.0) == pytest.approx(0.1)
+    assert budget.wait("b", 1, 500, now=0.0) == 0.0
+    assert budget.wait("b", 1, 600, now=0.0) == pytest.approx(0.1)
+    assert budget.wait("b", 1, 600, now=0.11) == 0.0
+    assert budget.wait("a", 1, 5000, now=0.5) == pytest.approx(0.5)
+    assert budget.wait("a", 1, 5000, now=1.0) == 0.0, "a single message above all budgets has to pass one day"
