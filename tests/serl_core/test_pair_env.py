@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 
 from robot_servers.interface import NotOwner, RobotError
 from serl_core.clock import LockstepClock
-from serl_core.config import ConfigError
+from serl_core.config import ConfigError, Observation
 from serl_core.envs.actions import action_names, join_actions, split_action
 from serl_core.envs.build import build_env
 from serl_core.envs.pair_env import PairEnv, same_clock, state_layout
@@ -45,7 +45,7 @@ class Two:
         for arm in self.arms:
             arm.robot.advance(seconds)
 
-    def env(self, task: PairTask = PAIR, obs="state", clock=None, **options) -> PairEnv:
+    def env(self, task: PairTask = PAIR, obs: Observation = "state", clock=None, **options) -> PairEnv:
         truth = {"left": {"number": 7.0}}
         clock = clock or LockstepClock(0.1, self.advance)
         return PairEnv((self.left, self.right), task, clock, obs, lambda: truth, **options)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from robot_servers.client import RobotClient
-from robot_servers.interface import NotOwner, RobotError
+from robot_servers.interface import ClockMode, NotOwner, RobotError
 from robot_servers.server import Server
 from serl_core import recover, stop
 from serl_core.config import ConfigError
@@ -27,7 +27,7 @@ FREE = "tcp://127.0.0.1:*"
 
 
 @contextlib.contextmanager
-def serving(clock="lockstep") -> Iterator[tuple[str, str]]:
+def serving(clock: ClockMode = "lockstep") -> Iterator[tuple[str, str]]:
     """Addresses of both arms, and of their ground truths, as the command line takes them."""
     with contextlib.ExitStack() as stack:
         servers = []
@@ -54,13 +54,13 @@ def test_both_arms_are_owned_bound_by_their_halves_and_released():
             down = np.zeros(14, np.float32)
             down[8] = 1.0  # z of the right TCP
             infos = [env.step(down)[4] for _ in range(30)]
-            assert infos[-1]["target"][9] >= TASK.right.limits.box_low[2] - 1e-9
+            assert infos[-1]["target"][9] >= TASK.arms[1].limits.box_low[2] - 1e-9
             assert any(limit == "right box z" for info in infos for limit, *_ in info["bends"])
             assert all(info["skew"] == 0.0 for info in infos)
             with contextlib.closing(RobotClient(right)) as other:
                 other.connect()
                 with pytest.raises(NotOwner):
-                    other.tighten(TASK.right.limits)
+                    other.tighten(TASK.arms[1].limits)
             assert [one["scene"] for one in episode_meta(session, TASK, "state")["partners"]] == ["handover/right"]
         with connected(TASK, "state", address, truth, patience=0.0):
             pass
