@@ -107,7 +107,7 @@ def privileged(states: States, truth: Truth) -> Array:
     )
 
 
-def half(arm: str, start: StartPose, lowest: float) -> Task:
+def half(arm: str, start: StartPose, lowest: float, cameras: tuple[str, ...]) -> Task:
     """What one arm may do. Below ``lowest`` m it must not reach: only the left one can take the bar from the table."""
     clip = (0.02, 0.02, 0.02)
     wide = (0.03, 0.03, 0.03)
@@ -120,6 +120,7 @@ def half(arm: str, start: StartPose, lowest: float) -> Task:
         axes=AXES,
         step_translation=0.035,
         step_rotation=0.05,
+        cameras=cameras,
         compliance=Compliance(translational_clip=clip, translational_clip_neg=clip),
         reset_compliance=Compliance(
             rotational_stiffness=250.0, rotational_damping=9.0, translational_clip=wide, translational_clip_neg=wide
@@ -132,8 +133,8 @@ TASK = PairTask(
     name="handover",
     scene="handover",
     max_steps=150,
-    left=half("left", StartPose((0.38, 0.0, 0.12, *DOWN), NOISE), 0.012),
-    right=half("right", StartPose((0.38, 0.0, 0.22, *DOWN), NOISE), 0.1),
+    left=half("left", StartPose((0.38, 0.0, 0.12, *DOWN), NOISE), 0.012, ("front", "wrist")),
+    right=half("right", StartPose((0.38, 0.0, 0.22, *DOWN), NOISE), 0.1, ("wrist",)),
     expert=PairExpert(goals, distance),
     privileged=privileged,
     privileged_dim=10,

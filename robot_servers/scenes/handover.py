@@ -55,7 +55,7 @@ def _build() -> mujoco.MjModel:
     spec = franka_on_table()
     _add_right_arm(spec)
     front = spec.camera("front")  # from the side: the usual place is taken by the other arm
-    front.pos, front.alt.xyaxes = [0.5, -0.95, 0.5], [1, 0, 0, 0, 0.4, 0.92]
+    front.pos, front.alt.xyaxes = [0.5, -0.95, 0.48], [1, 0, 0, 0, 0.3, 0.954]
     bar = spec.worldbody.add_body(name="bar", pos=[0.46, 0, BAR[2]])
     bar.add_freejoint(name="bar")
     bar.add_geom(
