@@ -35,7 +35,7 @@ class Config:
     run_dir: Path  # spool and metrics of this actor
     task: str = "pick_cube"  # task by name, or the path of a task file
     obs: Observation = "state"  # what the policy sees
-    robot: str = "tcp://127.0.0.1:5555"  # address of the robot server
+    robot: str = "tcp://127.0.0.1:5555"  # address of the robot server; of two arms LEFT,RIGHT, so is --truth
     truth: str | None = None  # address of a simulated scene's ground truth: success oracle, scripted operator
     learner: str = "tcp://127.0.0.1:5557"  # address of the learner
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot or a learner on another one

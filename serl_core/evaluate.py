@@ -33,7 +33,7 @@ class Config:
 
     run_dir: Annotated[Path, tyro.conf.Positional]  # the run to evaluate
     episodes: int = 100
-    robot: str = ""  # address of a robot server; default: start a simulated one
+    robot: str = ""  # address of a robot server, of two arms LEFT,RIGHT; default: start a simulated one
     truth: str | None = None  # address of its ground truth
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
     first_seed: int = FIRST_SEED  # episode i has the seed first_seed + i

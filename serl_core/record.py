@@ -34,7 +34,7 @@ class Config:
     obs: Observation = "state"  # what an observation holds
     episodes: int = 20  # successful episodes to have in the end, those of earlier calls included
     steps: int = 0  # go on beyond ``episodes`` until this many steps are kept
-    robot: str = "tcp://127.0.0.1:5555"  # address of the robot server
+    robot: str = "tcp://127.0.0.1:5555"  # address of the robot server; of two arms LEFT,RIGHT, so is --truth
     truth: str | None = None  # address of the server's ground truth
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
     seed: int = 0  # of scenes and operator
