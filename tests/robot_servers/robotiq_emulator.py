@@ -16,9 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 ACTIVATION = 0.15  # s
 SPEED = 1500.0  # of its numbers per s: many times faster than a real one
-import pytest
 
 
 class Fingers:
