@@ -45,8 +45,8 @@ class Courier:
     lies what is under way. The window bounds it, and with it the memory at both ends.
     """
 
-    WINDOW = 256  # records
-    WINDOW_BYTES = 32 << 20
+    WINDOW = 512  # records
+    WINDOW_BYTES = 64 << 20
     MAX_PATIENCE = 16.0  # s until a silent connection is given up, at most
 
     def __init__(

@@ -40,7 +40,7 @@ class Spool:
         self,
         root: Path,
         max_bytes: int = 20 << 30,
-        segment_bytes: int = 64 << 20,
+        segment_bytes: int = 32 << 20,  # small, for the caches; a full spool still opens fewer than 1024 files
         sync_every: float | None = None,
     ) -> None:
         self.root = Path(root)
