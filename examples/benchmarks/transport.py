@@ -140,15 +140,22 @@ def filled(transitions: int, side: int) -> Replay:
     return replay
 
 
-def sampling(transitions: int, side: int) -> tuple[float, float]:
-    """Median time of drawing a batch of pairs, ms, and memory as a ratio to the raw bytes of the distinct frames."""
-    replay, rng, durations = filled(transitions, side), np.random.default_rng(0), []
+def memory_ratio(replay: Replay, transitions: int, side: int) -> float:
+    """Its memory as a ratio to the raw bytes of the distinct frames."""
+    return replay.memory_bytes / ((transitions + transitions // EPISODE) * (2 * side * side * 3 + 80))
+
+
+def sampling(replays: list[Replay]) -> list[float]:
+    """Median time of drawing a batch of pairs from each, ms; in turns, so that other work slows all of them down."""
+    rng, durations = np.random.default_rng(0), []
     for _ in range(310):  # long enough to outlast a burst of other work
-        begun = time.perf_counter()
-        replay.sample(rng, BATCH, 1)
-        durations.append(1000 * (time.perf_counter() - begun))
-    raw = (transitions + transitions // EPISODE) * (2 * side * side * 3 + 80)
-    return median(durations[10:]), replay.memory_bytes / raw
+        turn = []
+        for replay in replays:
+            begun = time.perf_counter()
+            replay.sample(rng, BATCH, 1)
+            turn.append(1000 * (time.perf_counter() - begun))
+        durations.append(turn)
+    return np.median(durations[10:], axis=0).tolist()
 
 
 def largest_side(gigabytes: float, transitions: int) -> int:
@@ -160,14 +167,16 @@ def replay_figures(config: Config) -> dict[str, float]:
     """Sampling at 1 k and 200 k, with cameras small enough for this machine; and at 1 k and as many as fit of 128²."""
     side = largest_side(config.replay_gb, 200_000)
     large = min(200_000, int(config.replay_gb * 1e9 / (6.1 * 128 * 128)))
-    small, memory = sampling(1_000, 128)
+    small, many = sampling([filled(1_000, side), filled(200_000, side)])
+    replays = [filled(1_000, 128), filled(large, 128)]
+    small_128px, many_128px = sampling(replays)
     return {
-        "bytes_per_transition_ratio": memory,
-        "sample_ms_1k": sampling(1_000, side)[0],
-        "sample_ms_200k": sampling(200_000, side)[0],
+        "bytes_per_transition_ratio": memory_ratio(replays[0], 1_000, 128),
+        "sample_ms_1k": small,
+        "sample_ms_200k": many,
         "sample_side": side,
-        "sample_ms_1k_128px": small,
-        "sample_ms_large_128px": sampling(large, 128)[0],
+        "sample_ms_1k_128px": small_128px,
+        "sample_ms_large_128px": many_128px,
         "large_transitions": large,
     }
 
