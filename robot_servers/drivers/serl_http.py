@@ -43,7 +43,7 @@ from robot_servers.serl_dialect import GripperNumbers, to_params
 log = logging.getLogger(__name__)
 
 HOME_Q = (0.0, 0.0, 0.0, -1.9, 0.0, 2.0, 0.0)  # rad, where SERL's server drives the joints unless it was changed
-QUICK = 1.0  # s for a state or a pose; a server that needs longer hangs
+QUICK = 3.0  # s for a state or a pose: longer than a busy computer pauses, and meanwhile commands are refused
 SLOW = 10.0  # s for the gripper and for parameters
 START = 30.0  # s for its controller to start; SERL's takes 6
 JOINT_RESET = 60.0  # s; SERL's server gives up after 30, and starts two controllers
