@@ -132,13 +132,20 @@ def bend_joints(delta: Array, state: RobotState, joints: JointLimits) -> tuple[f
     return max(0.0, part), (Bend(f"joint {worst + 1}", float(wanted[worst]), float(bound)),)
 
 
-def joint_pace(delta: Array, state: RobotState, joints: JointLimits, limits: Limits) -> float:
-    """The share (0 … 1] of the limits' speeds at which no joint exceeds its own on the way along ``delta`` (6,)."""
-    shortest = max(norm(delta[:3]) / limits.speed, norm(delta[3:]) / limits.turn_speed)  # s
-    if shortest == 0.0:
-        return 1.0
-    rates = np.abs(_joints_for(delta, state)) / shortest
-    return float(min(1.0, (np.array(joints.speed) / np.maximum(rates, 1e-9)).min()))
+def joint_pace(delta: Array, state: RobotState, joints: JointLimits, limits: Limits) -> tuple[float, float]:
+    """The shares (0 … 1] of the limits' speeds and accelerations at which no joint exceeds its own.
+
+    On the way along ``delta`` (6,) m and rad, base frame.
+    """
+    translation, angle = norm(delta[:3]), norm(delta[3:])
+    if translation == angle == 0.0:
+        return 1.0, 1.0
+    motion = np.maximum(np.abs(_joints_for(delta, state)), 1e-9)
+    fastest = max(translation / limits.speed, angle / limits.turn_speed)  # s
+    hardest = max(translation / limits.acceleration, angle / limits.turn_acceleration)  # s²
+    speed = (np.array(joints.speed) * fastest / motion).min()
+    acceleration = (np.array(joints.acceleration) * hardest / motion).min()
+    return min(1.0, float(speed)), min(1.0, float(acceleration))
 
 
 def _joints_for(delta: Array, state: RobotState) -> Array:

@@ -9,6 +9,7 @@ admissible target, and every bend is listed.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import NoReturn
 
 import numpy as np
@@ -89,7 +90,7 @@ class Guard:
         self._slew = Slew(1.0 / cycle_hz)
         self._goal: Array | None = None  # where the set point is going; None until `start`
         self._gripper: float | None = None
-        self._share = 1.0  # of the speed, so that no joint exceeds its own on the way to the goal
+        self._shares = (1.0, 1.0)  # of speed and acceleration: no joint exceeds its own on the way to the goal
         self._last_command = 0.0
         self._held = ""  # why somebody asked to hold; until a reset no command goes on
         self._answered = -math.inf  # newest state that an accepted command answers
@@ -132,7 +133,7 @@ class Guard:
         self._check_mode()
         target, bends = self._bend(asked, state)
         self._goal = target
-        self._share = joint_pace(base_delta(state.pose, target), state, self._joints, self.limits)
+        self._shares = joint_pace(base_delta(state.pose, target), state, self._joints, self.limits)
         self._gripper = self._gripper if command.gripper is None else float(command.gripper)
         self._last_command, self._answered = now, command.state_time
         self._enter("moving")
@@ -150,16 +151,20 @@ class Guard:
         if self.mode == "moving" and silence > self.limits.watchdog + CLOCK_TOLERANCE:
             self.hold(f"no command for {self.limits.watchdog:g} s; the next valid command goes on", state)
         assert self._goal is not None, "start() comes first"
-        share = self._share * (SOFT_PACE if self.soft(now) or outside(state.pose, self.own) else 1.0)
-        return self._slew.advance(self._goal, state.pose, self.limits, Pace.of(self.limits, share)), self._gripper
+        pace = self._pace(self.limits, self._shares, state)
+        return self._slew.advance(self._goal, state.pose, self.limits, pace), self._gripper
 
     def follow(self, goal: Array, gripper: float | None, speed: float, state: RobotState) -> tuple[Array, float | None]:
         """What to track while the server moves the arm to ``goal`` (7,) at ``speed`` m/s, under the own limits."""
         self._goal, self._gripper = goal, gripper
-        slow = SOFT_PACE if self.soft(state.time) or outside(state.pose, self.own) else 1.0
-        pace = Pace.of(self.own, slow * joint_pace(base_delta(state.pose, goal), state, self._joints, self.own))
-        pace = Pace(min(speed, pace.speed), pace.acceleration, pace.turn_speed, pace.turn_acceleration)
+        shares = joint_pace(base_delta(state.pose, goal), state, self._joints, self.own)
+        pace = self._pace(self.own, shares, state)
+        pace = replace(pace, speed=min(speed, pace.speed))
         return self._slew.advance(goal, state.pose, self.own, pace), gripper
+
+    def _pace(self, limits: Limits, shares: tuple[float, float], state: RobotState) -> Pace:
+        slow = SOFT_PACE if self.soft(state.time) or outside(state.pose, self.own) else 1.0
+        return Pace.of(limits, slow * shares[0], slow * shares[1])
 
     def rest(self, state: RobotState) -> Array:
         """Target := where the arm is. Returns it (7,)."""
@@ -264,7 +269,7 @@ class Guard:
     def end_reset(self, pose: Array, gripper: float | None) -> None:
         """The plan is done: its last target stays until a command comes."""
         self._goal, self._gripper = pose, gripper
-        self._share = 1.0
+        self._shares = (1.0, 1.0)
         self._enter("idle")
 
     def begin_guiding(self) -> None:

@@ -28,13 +28,13 @@ class Pace:
     turn_acceleration: float
 
     @classmethod
-    def of(cls, limits: Limits, share: float = 1.0) -> Pace:
-        """What ``limits`` allow, or a share of it."""
+    def of(cls, limits: Limits, speed: float = 1.0, acceleration: float = 1.0) -> Pace:
+        """What ``limits`` allow, or shares (0 … 1] of their speeds and accelerations."""
         return cls(
-            limits.speed * share,
-            limits.acceleration * share,
-            limits.turn_speed * share,
-            limits.turn_acceleration * share,
+            limits.speed * speed,
+            limits.acceleration * acceleration,
+            limits.turn_speed * speed,
+            limits.turn_acceleration * acceleration,
         )
 
 

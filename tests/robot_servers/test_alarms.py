@@ -121,11 +121,26 @@ def test_the_pace_keeps_joints_below_their_speed() -> None:
     """Guards against a slow TCP motion for which a joint near a singularity has to race."""
     stretched = replace(arm_at(0.0), jacobian=np.diag([0.1, 1, 1, 1, 1, 1, 0])[:6])
     along, aside = np.array([0.01, 0, 0, 0, 0, 0]), np.array([0, 0.01, 0, 0, 0, 0])
-    assert joint_pace(aside, stretched, JOINTS, LIMITS) == 1.0
-    assert joint_pace(along, stretched, JOINTS, LIMITS) == pytest.approx(2.0 / 5.0, rel=0.15)
+    quick = replace(JOINTS, acceleration=(1e3,) * 7)
+    assert joint_pace(aside, stretched, quick, LIMITS) == (1.0, 1.0)
+    speed, acceleration = joint_pace(along, stretched, quick, LIMITS)
+    assert speed == pytest.approx(2.0 / 5.0, rel=0.15) and acceleration == 1.0
     turn = np.array([1e-4, 0, 0, 0, 0, 0.1])
-    assert joint_pace(turn, stretched, JOINTS, LIMITS) == 1.0, "a turn with hardly any translation is not held up"
-    assert joint_pace(np.zeros(6), stretched, JOINTS, LIMITS) == 1.0
+    assert joint_pace(turn, stretched, quick, LIMITS)[0] == 1.0, "a turn with hardly any translation is not held up"
+    assert joint_pace(np.zeros(6), stretched, JOINTS, LIMITS) == (1.0, 1.0)
+
+
+def test_the_pace_keeps_joints_below_their_acceleration() -> None:
+    """Guards against a set point that leaves so fast that a joint cannot follow without a reflex."""
+    lazy = replace(JOINTS, acceleration=(2.5,) * 7)  # a quarter of what 10 m/s² along x would ask of joint 1
+    assert joint_pace(np.array([0.01, 0, 0, 0, 0, 0]), arm_at(0.0), lazy, LIMITS)[1] == pytest.approx(0.25, rel=0.01)
+    guard = Guard(LIMITS, lazy, 100.0)
+    guard.start(arm_at(0.0))
+    guard.end_soft()
+    guard.command(Command(GOAL, None, 0.0), arm_at(0.0), 0.0)
+    path = [guard.target(arm_at(0.0), 0.0) for _ in range(30)]
+    x = np.array([target[0][0] for target in path if target is not None])
+    assert np.abs(np.diff(x, 2)).max() * 100.0**2 <= 2.5 * 1.01
 
 
 @pytest.mark.parametrize(("state", "why"), [(arm_at(1.1), "joint 1 is at 1.10 rad"), (arm_at(0.0, 2.5), "too fast")])
