@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from robot_servers.arms import within
 from robot_servers.cameras.build import build_rig
 from robot_servers.cameras.rig import Rig
 from robot_servers.cameras.spec import FORM, parse_cameras
@@ -118,7 +119,7 @@ def make_driver(
     if driver in ARMS:
         if clock != "realtime":
             raise RobotError("nobody can stop a real arm's time: leave out --clock lockstep")
-        return ARMS[driver](replace(real or Real(), limits=limits))
+        return ARMS[driver](replace(real or Real(), limits=None if limits is None else within(driver, limits)))
     if driver not in DRIVERS:
         raise RobotError(f'unknown robot "{driver}"{nearest(driver, [*DRIVERS, *ARMS])}')
     return DRIVERS[driver](scene, clock, cameras)

@@ -151,8 +151,8 @@ class Limits:
     turn: float = 0.3  # rad, the same for its orientation
     speed: float = 0.5  # m/s of the target that the driver is given: farther targets are approached at this speed
     turn_speed: float = 2.0  # rad/s
-    acceleration: float = 10.0  # m/s² of that target
-    turn_acceleration: float = 20.0  # rad/s²
+    acceleration: float = 8.0  # m/s² of that target
+    turn_acceleration: float = 16.0  # rad/s²
     force: float = 60.0  # N at the TCP; more leads to a hold until it has sunk below 70 % of this
     torque: float = 20.0  # Nm at the TCP
     margin: float = 0.03  # m that the measured pose may be outside of the box before the arm holds

@@ -26,7 +26,7 @@ TABLE: dict[str, set[str]] = {
     # the robot's computer
     "robot_servers.interface": set(),
     "robot_servers.geometry": {"robot_servers.interface"},
-    "robot_servers.arms": {"robot_servers.interface"},
+    "robot_servers.arms": {"robot_servers.interface", "robot_servers.limits"},
     "robot_servers.wire": {"robot_servers.interface"},
     "robot_servers.limits": {"robot_servers.interface", "robot_servers.geometry"},
     "robot_servers.slew": {"robot_servers.interface", "robot_servers.geometry", "robot_servers.limits"},
@@ -84,6 +84,7 @@ TABLE: dict[str, set[str]] = {
     },
     "robot_servers.__main__": {
         *CONTRACT,
+        "robot_servers.arms",
         "robot_servers.guarded",
         "robot_servers.company",
         "robot_servers.server",

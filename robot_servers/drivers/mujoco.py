@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import mujoco
@@ -42,8 +41,6 @@ LIMP = Compliance(  # for guiding by hand: only enough damping to keep it from f
     nullspace_stiffness=0.0,
 )
 AT_HOME = 0.05  # rad, largest joint error that counts as home
-# The law filters its targets over 0.2 s: of what a set point does within 50 ms, at most a quarter reaches the joints.
-JOINTS = replace(PANDA, acceleration=tuple(4.0 * limit for limit in PANDA.acceleration))
 
 
 class MujocoDriver:
@@ -58,7 +55,7 @@ class MujocoDriver:
     """
 
     name = "mujoco"
-    joint_limits = JOINTS
+    joint_limits = PANDA
     tool = Tool()
     limits_enforced: Enforcer = "server"
 

@@ -132,7 +132,7 @@ def test_the_pace_keeps_joints_below_their_speed() -> None:
 
 def test_the_pace_keeps_joints_below_their_acceleration() -> None:
     """Guards against a set point that leaves so fast that a joint cannot follow without a reflex."""
-    lazy = replace(JOINTS, acceleration=(2.5,) * 7)  # a quarter of what 10 m/s² along x would ask of joint 1
+    lazy = replace(JOINTS, acceleration=(LIMITS.acceleration / 4,) * 7)  # of what the limits would ask of joint 1
     assert joint_pace(np.array([0.01, 0, 0, 0, 0, 0]), arm_at(0.0), lazy, LIMITS)[1] == pytest.approx(0.25, rel=0.01)
     guard = Guard(LIMITS, lazy, 100.0)
     guard.start(arm_at(0.0))
@@ -140,7 +140,7 @@ def test_the_pace_keeps_joints_below_their_acceleration() -> None:
     guard.command(Command(GOAL, None, 0.0), arm_at(0.0), 0.0)
     path = [guard.target(arm_at(0.0), 0.0) for _ in range(30)]
     x = np.array([target[0][0] for target in path if target is not None])
-    assert np.abs(np.diff(x, 2)).max() * 100.0**2 <= 2.5 * 1.01
+    assert np.abs(np.diff(x, 2)).max() * 100.0**2 <= LIMITS.acceleration / 4 * 1.01
 
 
 @pytest.mark.parametrize(("state", "why"), [(arm_at(1.1), "joint 1 is at 1.10 rad"), (arm_at(0.0, 2.5), "too fast")])
