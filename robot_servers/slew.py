@@ -58,24 +58,25 @@ class Slew:
     def advance(self, goal: Array, measured: Array, limits: Limits, pace: Pace) -> Array:
         """The set point (7,) of this cycle, one period nearer to ``goal`` (7,).
 
-        While the arm at ``measured`` (7,) is left behind by more than ``limits.step`` or ``turn``, it waits for it.
+        It waits for an arm at ``measured`` (7,) that would be left behind by more than ``limits.step`` or ``turn``.
         """
         assert self.pose is not None, "stay() comes first"
         if not self._velocity.any() and not self._spin.any() and np.array_equal(self.pose, goal):
             return self.pose
-        if self._left_behind(goal, measured, limits):
+        ahead = np.concatenate([self._move(goal[:3], limits, pace), self._turn(goal[3:], limits, pace)])
+        if self._leaves_behind(ahead, measured, limits):
             self._velocity, self._spin = ZERO, ZERO
             return self.pose
-        self.pose = np.concatenate([self._move(goal[:3], limits, pace), self._turn(goal[3:], limits, pace)])
+        self.pose = ahead
         return self.pose
 
-    def _left_behind(self, goal: Array, measured: Array, limits: Limits) -> bool:
+    def _leaves_behind(self, ahead: Array, measured: Array, limits: Limits) -> bool:
         """Whether going on would only stretch the distance to an arm that does not follow."""
         assert self.pose is not None
-        gap = norm(self.pose[:3] - measured[:3])
-        lag = quat_angle(self.pose[3:], measured[3:])
-        farther = norm(goal[:3] - measured[:3]) > gap or quat_angle(goal[3:], measured[3:]) > lag
-        return farther and (gap > limits.step or lag > limits.turn)
+        gap, lag = norm(ahead[:3] - measured[:3]), quat_angle(ahead[3:], measured[3:])
+        farther = gap > norm(self.pose[:3] - measured[:3])
+        more_turned = lag > quat_angle(self.pose[3:], measured[3:])
+        return (farther and gap > limits.step) or (more_turned and lag > limits.turn)
 
     def _move(self, goal: Array, limits: Limits, pace: Pace) -> Array:
         assert self.pose is not None

@@ -208,7 +208,7 @@ def test_a_joint_reset_is_polled_and_ends_at_home(arm):
     assert not arm.joint_reset()
     assert cycle_until(arm, arm.joint_reset)
     assert np.abs(arm.state().q - arm.home_q).max() < 0.02
-    np.testing.assert_allclose(arm.state().pose[:3], arm.home_pose[:3], atol=5e-3)
+    np.testing.assert_allclose(arm.state().pose[:3], arm.home_pose[:3], atol=0.02)  # m, of 0.02 rad
 
 
 def test_a_target_ends_a_joint_reset(arm):
