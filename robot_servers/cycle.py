@@ -125,7 +125,7 @@ class Cycle:
 
     def start_reset(self, plan: tuple[ResetStep, ...], number: int) -> None:
         """Begin a plan, under the lock. Raises `CommandRefused` where that must not be."""
-        self._guard.begin_reset()
+        self._guard.begin_reset(self.newest().time)
         self.run = ResetRun(plan, self._driver, self._guard.own, self.newest(), number, self._want)
 
     def advance(self, periods: int) -> None:

@@ -24,6 +24,8 @@ from robot_servers.interface import Array, Bend, Command, CommandRefused, JointL
 
 UNIT_TOLERANCE = 1e-2  # of a quaternion's norm; more is a bug of the sender, not rounding
 AXES = ("x", "y", "z")
+RELEASE = 0.7  # of the force or torque limit: commands are taken again when the arm presses less than this
+LET_GO = 0.3  # s that a reset which begins pressing waits, held, before it moves or is ended for it
 INVERSE_DAMPING = 1e-3  # of the Jacobian's inverse: bounds predicted joint motions at singularities
 SCALARS = tuple(item.name for item in fields(Limits) if isinstance(item.default, float))  # more means looser
 STATE_SHAPES: dict[str, tuple[int, ...]] = {
@@ -153,6 +155,11 @@ def _joints_for(delta: Array, state: RobotState) -> Array:
     gram = state.jacobian @ state.jacobian.T
     gram.flat[::7] += INVERSE_DAMPING
     return state.jacobian.T @ np.linalg.solve(gram, delta)
+
+
+def presses(state: RobotState, limits: Limits) -> bool:
+    """Whether the arm presses so hard that it has to let go first."""
+    return norm(state.force) > RELEASE * limits.force or norm(state.torque) > RELEASE * limits.torque
 
 
 def outside(pose: Array, limits: Limits, margin: bool = False) -> tuple[Bend, ...]:

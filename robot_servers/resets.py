@@ -27,7 +27,7 @@ from robot_servers.interface import (
     SetCompliance,
     SetGripper,
 )
-from robot_servers.limits import UNIT_TOLERANCE, norm, outside, rest_target
+from robot_servers.limits import LET_GO, UNIT_TOLERANCE, norm, outside, presses, rest_target
 
 Progress = Generator[None, None, None]
 
@@ -164,6 +164,9 @@ class ResetRun:
         self._confirmed = True
 
     def _run(self, plan: tuple[ResetStep, ...]) -> Progress:
+        begun, pressing = self.state.time, presses(self.state, self._limits)
+        while pressing and self.state.time - begun < LET_GO:
+            yield
         for step in plan:
             match step:
                 case PlaceObjects(seed):

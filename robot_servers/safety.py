@@ -28,6 +28,8 @@ from robot_servers.interface import (
     RobotState,
 )
 from robot_servers.limits import (
+    LET_GO,
+    RELEASE,
     base_delta,
     bend_joints,
     bend_orientation,
@@ -44,7 +46,6 @@ from robot_servers.limits import (
 from robot_servers.slew import Pace, Slew
 
 CLOCK_TOLERANCE = 1e-6  # s; a state cannot be newer than the newest state
-RELEASE = 0.7  # of the force or torque limit: commands are taken again when the arm presses less than this
 SOFT_START = 1.0  # s of slower motion and rising stiffness after connect, a stop, a fault and guiding
 SOFT_PACE = 0.2  # of the limits' speeds and accelerations meanwhile
 SOFT_STIFFNESS = 0.1  # of the compliance's stiffness when it begins
@@ -96,6 +97,7 @@ class Guard:
         self._answered = -math.inf  # newest state that an accepted command answers
         self._alarms: frozenset[str] = frozenset()
         self._soft_until = -math.inf
+        self._reset_since = -math.inf
 
     # ── limits ──
 
@@ -257,13 +259,14 @@ class Guard:
         """For good: nothing moves any more."""
         self._enter("stopped", "closed")
 
-    def begin_reset(self) -> None:
+    def begin_reset(self, now: float) -> None:
         """Let the server move the arm. Raises `CommandRefused` where only a person may go on, or one is running."""
         if self.mode in NO_COMMANDS or self.waiting_for:
             raise CommandRefused(f"no reset {self._why_not()}")
         self._held = ""
         self._gripper = None  # a hold that ends the reset must not undo what the reset did
-        self._alarms -= PRESSING  # whoever still presses too hard is held anew
+        self._alarms -= PRESSING  # whoever still presses too hard when it should have let go is held anew
+        self._reset_since = now
         self._enter("resetting")
 
     def end_reset(self, pose: Array, gripper: float | None) -> None:
@@ -311,14 +314,16 @@ class Guard:
 
     def _find_alarms(self, state: RobotState) -> dict[str, str]:
         """What is wrong now: name → text. Force and torque last until they have sunk below `RELEASE`."""
-        limits = self.own if self.mode == "resetting" else self.limits
+        resetting = self.mode == "resetting"
+        limits = self.own if resetting else self.limits
+        letting_go = resetting and state.time - self._reset_since < LET_GO
         found = {}
         for name, vector, bound, unit in (
             ("force", state.force, limits.force, "N"),
             ("torque", state.torque, limits.torque, "Nm"),
         ):
             size = norm(vector)
-            if size > bound * (RELEASE if name in self._alarms else 1.0):
+            if size > bound * (RELEASE if name in self._alarms else 1.0) and not letting_go:
                 found[name] = f"{name} {size:.1f} {unit} at the TCP (limit {bound:g} {unit})"
         for bend in outside(state.pose, self.own, margin=True):
             found[bend.limit] = f"pushed beyond the margin: {bend.limit} is {bend.value:.3f} (bound {bend.bound:.3f})"

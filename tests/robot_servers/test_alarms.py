@@ -65,6 +65,20 @@ def test_a_reset_that_begins_pressing_does_not_press_on() -> None:
     assert robot.state().pose == pytest.approx(CENTRE, abs=1e-3)
 
 
+def test_a_reset_lets_go_first_of_what_the_arm_pressed_on() -> None:
+    """Guards the next episode: the force that ended the last one is still there when its reset begins."""
+    driver = FakeDriver()
+    robot = GuardedRobot(driver)
+    robot.connect()
+    driver.force = np.array([0.0, 0.0, 70.0])
+    robot.advance(1.2)
+    robot.reset((MoveTo((0.6, 0.1, 0.3, *CENTRE[3:])),))
+    robot.advance(0.2)
+    driver.force = np.array([0.0, 0.0, 20.0])  # held where it is, it presses less
+    robot.advance(3.0)
+    assert robot.status().mode == "idle" and robot.state().pose[:3] == pytest.approx([0.6, 0.1, 0.3], abs=0.01)
+
+
 def test_a_hold_does_not_move_an_arm_that_waits_outside() -> None:
     """Guards against anybody's hold being taken for a person's consent to move back in."""
     limits = replace(LIMITS, box_low=(0.52, -0.4, 0.02))

@@ -187,7 +187,7 @@ def test_a_hold_that_was_asked_for_lasts_until_a_reset() -> None:
     guard.hold_until_reset("a hand is in the way", state_at(CENTRE))
     with pytest.raises(CommandRefused, match="held: a hand is in the way; reset to go on"):
         guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
-    guard.begin_reset()
+    guard.begin_reset(0.0)
     guard.end_reset(CENTRE, None)
     guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
 
@@ -225,7 +225,7 @@ def test_commands_are_refused_in_modes_that_are_not_the_clients(mode: Any) -> No
     """Guards against a policy that fights the reset, or drives on after a fault; none of them ends by a hold."""
     guard = make_guard()
     if mode == "resetting":
-        guard.begin_reset()
+        guard.begin_reset(0.0)
     elif mode == "guiding":
         guard.begin_guiding()
     else:
@@ -233,7 +233,7 @@ def test_commands_are_refused_in_modes_that_are_not_the_clients(mode: Any) -> No
     with pytest.raises(CommandRefused, match=mode):
         guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
     with pytest.raises(CommandRefused, match=mode):
-        guard.begin_reset()
+        guard.begin_reset(0.0)
     guard.hold("a client asks", state_at(CENTRE))
     assert guard.mode == ("holding" if mode in ("resetting", "guiding") else mode)
 
