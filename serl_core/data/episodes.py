@@ -29,10 +29,11 @@ import fcntl
 import json
 import os
 import time
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from zlib_ng.zlib_ng import crc32
 
 from robot_servers import wire
 from serl_core.data import mcap
@@ -124,7 +125,7 @@ class EpisodeStore:
         data = wire.pack(record_to_tree(record)) if packed is None else packed
         channel = Channel(actor, self._source(record), type(record).__name__)
         segment = self._writable()
-        segment.append(channel, seq, int(self._wall() * 1e9), data, zlib.crc32(data) if crc is None else crc)
+        segment.append(channel, seq, int(self._wall() * 1e9), data, crc32(data) if crc is None else crc)
         self._syncer.changed(segment.path)
         self._last[actor] = seq
         return seq

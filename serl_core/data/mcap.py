@@ -9,12 +9,11 @@ chunk's CRC-32 guards every message on its own and a crash costs at most the mes
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from serl_core.data.crc32 import combine
+from zlib_ng.zlib_ng import crc32, crc32_combine
 
 Buffer: TypeAlias = bytes | memoryview
 
@@ -86,7 +85,7 @@ def metadata(name: str, pairs: Mapping[str, str]) -> bytes:
 
 def chunk(records: bytes) -> bytes:
     """A chunk of declarations."""
-    return _chunk_head(0, len(records), zlib.crc32(records)) + records
+    return _chunk_head(0, len(records), crc32(records)) + records
 
 
 def message_chunk_head(message: Message, data_crc: int) -> bytes:
@@ -95,7 +94,7 @@ def message_chunk_head(message: Message, data_crc: int) -> bytes:
     inner = RECORD.pack(MESSAGE, length) + MESSAGE_HEAD.pack(
         message.channel, message.sequence, message.log_time, message.log_time
     )
-    crc = combine(zlib.crc32(inner), data_crc, len(message.data))
+    crc = crc32_combine(crc32(inner), data_crc, len(message.data))
     return _chunk_head(message.log_time, RECORD.size + length, crc) + inner
 
 
@@ -114,7 +113,7 @@ def chunk_records(content: Buffer) -> memoryview:
     inner = view[CHUNK_HEAD.size :]
     if size != length or length != len(inner):
         raise McapError(f"chunk announces {length} bytes and holds {len(inner)}")
-    if zlib.crc32(inner) != crc:
+    if crc32(inner) != crc:
         raise McapError("chunk with a wrong CRC")
     return inner
 

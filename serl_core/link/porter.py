@@ -6,12 +6,12 @@ import logging
 import math
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from itertools import islice
 from typing import Any
 
 import zmq
+from zlib_ng.zlib_ng import crc32
 
 from robot_servers import wire
 from robot_servers.keys import Gatekeeper, ServerKeys, secure_server
@@ -193,7 +193,7 @@ class Porter:
             expected = session.expected + len(taken)
             if entry.seq < expected:
                 self._repeated(name)
-            elif entry.seq > expected or zlib.crc32(entry.payload) != entry.crc:
+            elif entry.seq > expected or crc32(entry.payload) != entry.crc:
                 self._ask_again(ident, name, expected)
                 if entry.seq == expected:
                     self._reject(ident, f"record {entry.seq} arrived damaged")

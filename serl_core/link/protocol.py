@@ -20,10 +20,11 @@ from __future__ import annotations
 
 import logging
 import socket
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from zlib_ng.zlib_ng import crc32
 
 from robot_servers import keys, wire
 
@@ -80,7 +81,7 @@ def checksum(frames: Sequence[wire.Buffer]) -> int:
     """CRC-32 over all frames, one after the other."""
     crc = 0
     for frame in frames:
-        crc = zlib.crc32(frame, crc)
+        crc = crc32(frame, crc)
     return crc
 
 

@@ -14,12 +14,13 @@ from __future__ import annotations
 import logging
 import os
 import struct
-import zlib
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from zlib_ng.zlib_ng import crc32
 
 from robot_servers.wire import MAX_BYTES, WireError
 from serl_core.link.protocol import LinkError
@@ -207,7 +208,7 @@ def _intact(fd: int, number: int, offset: int, size: int) -> Iterator[tuple[int,
         offset += ENTRY.size
         if owner != number or not 0 < length <= min(MAX_BYTES, size - offset):
             return
-        if seq < 1 or zlib.crc32(os.pread(fd, length, offset)) != crc:
+        if seq < 1 or crc32(os.pread(fd, length, offset)) != crc:
             return
         offset += length
         yield seq, offset

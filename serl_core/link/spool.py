@@ -17,10 +17,11 @@ import fcntl
 import logging
 import os
 import threading
-import zlib
 from bisect import bisect_right
 from collections.abc import Mapping
 from pathlib import Path
+
+from zlib_ng.zlib_ng import crc32
 
 from robot_servers.wire import MAX_BYTES
 from serl_core.link.protocol import LinkError
@@ -117,7 +118,7 @@ class Spool:
             raise LinkError(f"{self.root}: the spool holds {self._bytes} bytes, its limit; is the learner running?")
         if self._syncer:
             self._check_disk(self._syncer)
-        crc = zlib.crc32(payload)
+        crc = crc32(payload)
         with self._mutex:
             segment = self._writable()
             segment.append(ENTRY.pack(len(payload), crc, self._seq + 1, segment.number), payload)
