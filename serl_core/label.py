@@ -7,14 +7,14 @@ import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from robot_servers.interface import nearest
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
-from serl_core.data.labels import Label
+from serl_core.data.labels import Label, Verdict
 from serl_core.types import EpisodeStart, Record
 
 
@@ -23,7 +23,7 @@ class Config:
     """Say how an episode really ended. Without a verdict: list the episodes, and how they ended so far."""
 
     run: Annotated[Path, tyro.conf.Positional]  # run directory, or a folder of episodes, e.g. RUN/demos
-    verdict: Annotated[Literal["success", "failure", "pending"] | None, tyro.conf.Positional] = None  # what to add
+    verdict: Annotated[Verdict | None, tyro.conf.Positional] = None  # what to add
     actor: str | None = None  # whose episode: the session, as listed
     episode: int | None = None  # its number
     step: int | None = None  # of a success: the step that led to it; without, the last one

@@ -1,8 +1,9 @@
 """Verdicts on recorded episodes, in a layer beside the recordings, which are never touched.
 
 ``labels.jsonl`` in a store's folder has one JSON object per line, appended and never changed: ``actor``, ``episode``,
-``verdict`` ("success", "failure" or "pending"), ``step`` (of the first frame of success, −1 otherwise), ``source``
-(what judged: "person", "classifier", "oracle"), ``who`` (its name or version) and ``wall_time`` (s since 1970).
+``verdict`` ("success", "failure", "pending", or "discarded": recorded, but not to be used), ``step`` (of the first
+frame of success, −1 otherwise), ``source`` (what judged: "person", "classifier", "oracle"), ``who`` (its name or
+version) and ``wall_time`` (s since 1970).
 Of several verdicts on an episode the last line counts, whatever the clocks said.
 """
 
@@ -15,14 +16,14 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final
+from typing import Any, Literal, final, get_args
 
 from serl_core.data.segments import StoreError
 from serl_core.types import EpisodeStart, Record, Step
 
 log = logging.getLogger(__name__)
 
-Verdict = Literal["success", "failure", "pending"]
+Verdict = Literal["success", "failure", "pending", "discarded"]
 MAX_LINE = 64 << 10  # bytes; no verdict is longer
 SUCCESS_REWARD = 1.0  # of the step that led to success, and of no other
 
@@ -43,8 +44,8 @@ class Label:
         texts = isinstance(self.actor, str) and isinstance(self.source, str) and isinstance(self.who, str)
         if not texts or type(self.episode) is not int or type(self.step) is not int:
             raise ValueError(f"label {self!r:.200}: a field has the wrong type")
-        if self.verdict not in ("success", "failure", "pending"):
-            raise ValueError(f'label: verdict {self.verdict!r:.40} is neither "success", "failure" nor "pending"')
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(f"label: verdict {self.verdict!r:.40} is none of {', '.join(get_args(Verdict))}")
         if (self.step >= 0) != (self.verdict == "success"):
             raise ValueError(f'label: step {self.step} with verdict "{self.verdict}"; a success has one, nothing else')
         if not isinstance(self.wall_time, int | float):
@@ -62,13 +63,15 @@ class Outcome:
 
 
 def judged(label: Label | None, number: int, recorded: Outcome) -> Outcome | None:
-    """The outcome of step ``number`` under a verdict; None if it came after the success.
+    """The outcome of step ``number`` under a verdict; None if it came after the success, or was discarded.
 
     A success ends the episode at its frame. Where a success was recorded and is denied, what would have followed is
     unknown: a truncation, without reward. The end by a failure stays as it was recorded.
     """
     if label is None or label.verdict == "pending":
         return recorded
+    if label.verdict == "discarded":
+        return None
     if label.verdict == "success" and number >= label.step:
         return Outcome(SUCCESS_REWARD, True, False, True) if number == label.step else None
     if not recorded.success:
@@ -77,7 +80,7 @@ def judged(label: Label | None, number: int, recorded: Outcome) -> Outcome | Non
 
 
 def relabelled(records: Iterator[Record], labels: Mapping[tuple[str, int], Label]) -> Iterator[Record]:
-    """``records`` as the verdicts have them; what came after a success is left out."""
+    """``records`` as the verdicts have them; what came after a success, or was discarded, is left out."""
     for record in records:
         label = labels.get((record.actor, record.episode))
         if isinstance(record, EpisodeStart) or label is None:

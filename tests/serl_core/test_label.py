@@ -56,6 +56,7 @@ def test_a_verdict_is_added_beside_the_recording(run: Path, capsys: pytest.Captu
     assert told == [("arm-1", 2, verdict, at, "person", "anna") for verdict, at in
                     (("success", 1), ("success", 0), ("failure", -1))]  # fmt: skip
     assert labelled(capsys, run)[2] == ["arm-1", "2", "2", "time", "over", "failure", "(person", "anna)"]
+    assert labelled(capsys, run, "discarded", *options)[0][5:] == ["discarded", "(person", "anna)"]
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,16 @@ def test_endless_lines_take_no_memory_and_hide_nothing(tmp_path: Path) -> None:
     assert LabelLayer(tmp_path).news() == [SUCCESS]
 
 
+def test_a_discarded_episode_comes_to_nothing_and_stays_on_disk(tmp_path: Path) -> None:
+    """Guards learning against what a person took back, and their recording against being gone for good."""
+    store = recorded(tmp_path)
+    store.labels.add(Label("a", 0, "discarded", "person", "anna", 1.0))
+    assert [one.episode for one in steps(store)] == [1] * 4
+    assert len(steps(store, as_recorded=True)) == 8
+    store.labels.add(SUCCESS)
+    assert numbers(list(store.records())) == [0, 1, 2, 0, 1, 2, 3]
+
+
 def test_steps_of_other_episodes_stay(tmp_path: Path) -> None:
     """Guards against a verdict on one episode that touches its neighbours."""
     store = recorded(tmp_path)
