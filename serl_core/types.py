@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 Obs: TypeAlias = Mapping[str, npt.NDArray[Any]]  # "state" (n,) float32; one (H, W, 3) uint8 per camera
-Who = Literal["policy", "operator"]
+Who = Literal["policy", "operator", "nobody"]  # "nobody": the arm stands still until the operator is back
 Source = Literal["demo", "online"]
 DEMONSTRATOR = "demo"  # the actor session of recorded demonstrations
 
@@ -56,8 +56,10 @@ class Step:
     terminated     bool           success or failure: no future. Never true for a time limit
     truncated      bool           time limit or abort: the future exists, it was not recorded
     success        bool           the judge's verdict on the state this step led to
-    who            str            "policy" or "operator"
-    takeover       int            number of the takeover within the session, −1 outside of one
+    ago            int            of a success that was confirmed late: how many steps before this one it began
+    who            str            "policy", "operator", or "nobody" while a takeover's device is lost (action 0)
+    takeover       int            number of the takeover within the session, −1 outside of one; steps of
+                                  nobody belong to the takeover, see `led_to_takeover` for the step before it
     policy_version int            version of the weights behind ``proposal``; −1 before the first
     time           float          s, robot server clock (of two arms the left one's), of ``next_obs``
     aborted        bool           the command was refused or the robot failed: what the action leads to
@@ -85,9 +87,27 @@ class Step:
     time: float
     aborted: bool = False
     bends: list[list[Any]] = field(default_factory=list)
+    ago: int = 0
 
 
 Record: TypeAlias = EpisodeStart | Step
+
+
+def led_to_takeover(before: Step | None, step: Step) -> bool:
+    """Whether ``before`` is the policy's step that made somebody take over in ``step``, the next of its episode.
+
+    Derived and not stored, because ``before`` is long on its way when it shows. A takeover that is there from the
+    first step (``before`` is None), or follows another at once, was led to by no step of the policy. Demonstrations
+    have no policy: not to be asked about them. Raises ValueError if the steps are no neighbours.
+    """
+    if before is None:
+        return False
+    if (before.actor, before.episode, before.step + 1) != (step.actor, step.episode, step.step):
+        raise ValueError(
+            f"step {step.step} of episode {step.episode} of {step.actor} does not follow step {before.step} of "
+            f"episode {before.episode} of {before.actor}"
+        )
+    return before.who == "policy" and before.takeover < 0 <= step.takeover
 
 
 def _fields(kind: type[Record]) -> tuple[set[str], set[str]]:
@@ -100,7 +120,7 @@ def _fields(kind: type[Record]) -> tuple[set[str], set[str]]:
 _KINDS: dict[str, type[Record]] = {"EpisodeStart": EpisodeStart, "Step": Step}
 _TYPES: dict[type, tuple[str, ...]] = {
     str: ("actor", "source", "who"),
-    int: ("episode", "step", "takeover", "policy_version"),
+    int: ("episode", "step", "takeover", "policy_version", "ago"),
     bool: ("bent", "terminated", "truncated", "success", "aborted"),
     float: ("reward", "grasp_penalty", "time"),
     list: ("bends",),

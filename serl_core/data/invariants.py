@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import final, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from serl_core.types import EpisodeStart, Obs, Source, Step
+from serl_core.types import EpisodeStart, Obs, Source, Step, Who
 
 
 @dataclass
@@ -52,8 +52,8 @@ class Invariants:
         self._check_action(step.action, where)
         if not (np.isfinite(step.reward) and np.isfinite(step.grasp_penalty) and step.grasp_penalty <= 0):
             raise ValueError(f"{where}: reward {step.reward} must be finite, grasp_penalty {step.grasp_penalty} ≤ 0")
-        if step.who not in ("policy", "operator"):
-            raise ValueError(f'{where}: who {step.who!r} is neither "policy" nor "operator"')
+        if step.who not in get_args(Who):
+            raise ValueError(f"{where}: who {step.who!r} is none of {', '.join(get_args(Who))}")
         return episode
 
     def _check_obs(self, obs: Obs, where: str) -> None:
