@@ -37,10 +37,10 @@ from zlib_ng.zlib_ng import crc32
 
 from robot_servers import wire
 from serl_core.data import mcap
-from serl_core.data.labels import LabelLayer, relabelled
+from serl_core.data.labels import LabelLayer, confirmed, relabelled
 from serl_core.data.segments import SCHEMA_VERSION, Channel, Segment, Stored, StoreError, finish, read
 from serl_core.syncing import Syncer, sync_directory
-from serl_core.types import EpisodeStart, Record, Source, record_to_tree
+from serl_core.types import EpisodeStart, Record, Source, Step, record_to_tree
 
 __all__ = ["EpisodeStore", "StoreError", "Stored"]
 
@@ -114,6 +114,7 @@ class EpisodeStore:
 
         Without ``actor`` and ``seq`` it is the next one of ``record.actor``. ``packed`` saves packing it again,
         and its ``crc`` (CRC-32) saves reading it again: the one from the actor's spool then goes into the file.
+        A success that was confirmed late also becomes a verdict, first: a crash in between repeats it, and loses none.
         Raises `StoreError` if the number does not rise or the disk refuses; then nothing was stored.
         """
         if self._lock_fd < 0:
@@ -122,6 +123,9 @@ class EpisodeStore:
         seq = self._last.get(actor, 0) + 1 if seq is None else seq
         if seq <= self._last.get(actor, 0):
             raise StoreError(f"{actor}: record {seq} after record {self._last[actor]}; each is stored once")
+        verdict = confirmed(record, self._wall()) if isinstance(record, Step) else None
+        if verdict is not None:
+            self.labels.add(verdict)
         data = wire.pack(record_to_tree(record)) if packed is None else packed
         channel = Channel(actor, self._source(record), type(record).__name__)
         segment = self._writable()

@@ -91,6 +91,13 @@ def relabelled(records: Iterator[Record], labels: Mapping[tuple[str, int], Label
             yield replace(record, **asdict(outcome))
 
 
+def confirmed(step: Step, wall_time: float) -> Label | None:
+    """The verdict that a success brings with it which was confirmed some steps after it began."""
+    if not step.success or step.ago <= 0:
+        return None
+    return Label(step.actor, step.episode, "success", "classifier", "confirmed late", wall_time, step.step - step.ago)
+
+
 def recorded_outcome(step: Step) -> Outcome:
     """What was recorded."""
     return Outcome(step.reward, step.terminated, step.truncated, step.success)
