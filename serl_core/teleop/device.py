@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from robot_servers.interface import Array
+from robot_servers.interface import Array, RobotError
 
 CLOSE, OPEN = 0, 1  # what the buttons do
 TWIST, BUTTONS = 6, 2  # how many entries of a reading one hand has
+
+
+class DeviceError(RobotError):
+    """An input device cannot be used, or is gone; the text says in one line why, and what to do next."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +21,8 @@ class Reading:
 
     ``twist`` (6,) float64 in [−1, 1], translation then rotation along the device's axes, which are
     those of the TCP frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens
-    it; ``age`` s since the device last spoke. Two hands on two devices make one reading: ``twist`` (12,)
+    it; ``age`` s since the rest of it was last known to be true, which a silent device that is at rest
+    is and a silent one that should speak is not. Two hands on two devices make one reading: ``twist`` (12,)
     and four buttons, those of the left arm first.
     """
 
@@ -28,7 +33,7 @@ class Reading:
 
 
 class Device(Protocol):
-    """An input device. Constructors open nothing."""
+    """An input device. Constructors open nothing; what holds something open is a context manager."""
 
     def reset(self) -> None:
         """An episode begins."""
