@@ -63,7 +63,7 @@ def rollout(
         if stop() or taken == budget:
             return
         obs, info = env.reset(seed=seed)
-        about = {**(meta or {}), "seed": seed, "wall_time": wall(), **_wrench(info)}
+        about = {**(meta or {}), "seed": seed, "wall_time": wall(), **_wrench(info), **_judge(info)}
         tell(EpisodeStart(identity.actor, episode, obs, identity.source, about))
         for index in count():
             decision = policy(obs)
@@ -103,6 +103,7 @@ def _step(
         terminated=bool(terminated),
         truncated=bool(truncated),
         success=bool(info.get("success", False)),
+        ago=int(info.get("ago", 0)),
         who=info.get("who", "policy"),
         takeover=int(info.get("takeover", -1)),
         policy_version=decision.version,
@@ -115,6 +116,11 @@ def _wrench(info: Mapping[str, Any]) -> dict[str, Any]:
     """What the arm measures before it touches anything: the offset of its tared wrench, N and Nm, TCP frame."""
     state = info.get("state")
     return {} if state is None else {"wrench_at_rest": [*state.force.tolist(), *state.torque.tolist()]}
+
+
+def _judge(info: Mapping[str, Any]) -> dict[str, Any]:
+    """Who says what a success is, and in which version."""
+    return {"judge": info["judge"]} if "judge" in info else {}
 
 
 class _Fanout:
