@@ -64,6 +64,7 @@ class Task:
     expert: Expert | None = None  # simulated scenes: how a script solves it
     privileged: Callable[[RobotState, Truth], np.ndarray] | None = None  # extra entries of "state" with --obs state
     goals: Callable[[np.random.Generator], np.ndarray] | None = None  # where the TCP has to go: (7,) for each episode
+    rule: Callable[[RobotState], bool] | None = None  # whether a measured state is a success, for --judge rule
     goal_distance: float = 0.01  # m from the goal that counts as there
     goal_angle: float = 0.15  # rad, the same for the orientation
     privileged_dim: int = 0  # how many entries ``privileged`` returns: spaces are known before any robot is
