@@ -1,7 +1,7 @@
 """A page in a browser, also a phone's, for verdicts, hold and STOP: it sets no arm in motion.
 
 ``GET /`` is the page, for anybody: one file without secrets or resources from elsewhere. Everything else needs the
-token in the header ``X-Token``. The page takes it from the fragment of its address, so that no log has it and no page of
+token in the header ``X-Token``. The page takes it from the fragment of its address: no log has it, and no page of
 somebody else can send it. ``GET /status`` answers the newest figures as JSON, ``POST /say`` with ``{"event": NAME}``
 says one of `EVENTS`. STOP runs in the thread of its request, whatever the loop does. The token travels unencrypted.
 """
