@@ -48,10 +48,10 @@ class SayingButtons:
     def read(self) -> Reading:
         """The newest reading, as it is."""
         reading = self._device.read()
-        down = set(self._pressed(reading)) if reading.connected else set(self._events)
-        for name in self._events.keys() & down & self._up:
+        down = set(self._pressed(reading))
+        for name in self._events.keys() & down & self._up if reading.connected else ():
             self._pass_on(self._events[name])
-        self._up = self._events.keys() - down
+        self._up = self._events.keys() - down if reading.connected else set()
         return reading
 
     def _pass_on(self, event: Event) -> None:
