@@ -12,7 +12,7 @@ from serl_core.config import ConfigError
 from serl_core.teleop.console import Event, Said
 from serl_core.teleop.inbox import Inbox, Stop
 from serl_core.teleop.page import PORT, Page, make_token
-from serl_core.teleop.terminal import Terminal
+from serl_core.teleop.terminal import Listener, Terminal
 from serl_core.teleop.terminal_console import TerminalConsole, parse_keys
 
 SPECS = "keys, page, page:PORT, page:HOST:PORT, several joined by +, or none"
@@ -53,6 +53,7 @@ def open_console(
     *,
     keys: str = "",
     token_file: Path | None = None,
+    listeners: Sequence[Listener] = (),
     say: Callable[[str], object] | None = None,
 ) -> Iterator[Consoles]:
     """Hear a person through what ``spec`` names until the end of the block: "keys+page", "page:5581", "none", … .
@@ -60,7 +61,8 @@ def open_console(
     ``stop`` must stop the arm at once and raise RobotError if that is uncertain; it is called by the threads that hear
     the keys and serve the page, whatever the loop does. ``keys`` changes keys ("b=begin", see `parse_keys`). The page
     asks for a token, which ``token_file`` keeps, so that the address stays the same after a restart. A page never says
-    BEGIN: what sets the arm in motion is said beside it. ``say`` prints the addresses and the legend.
+    BEGIN: what sets the arm in motion is said beside it. ``listeners`` hear the same terminal, as a keyboard that moves
+    the arm does; they hear it only where "keys" is. ``say`` prints the addresses and the legend.
     Raises `ConfigError` for a spec that means nothing, RobotError for a port that is taken.
     """
     say = say or _print
@@ -69,7 +71,9 @@ def open_console(
     with contextlib.ExitStack() as stack:
         for part in _parts(spec):
             if part == "keys":
-                ends.append(_keys(stack, inbox, keys, say))
+                console = TerminalConsole(inbox, parse_keys(keys))
+                _listen(stack, [console, *listeners], console.legend(), say)
+                ends.append(console)
             else:
                 ends.append(_page(stack, inbox, part, token_file, say))
         if ends and not any(isinstance(end, TerminalConsole) for end in ends):
@@ -92,11 +96,11 @@ def _parts(spec: str) -> list[str]:
     return parts
 
 
-def _keys(stack: contextlib.ExitStack, inbox: Inbox, keys: str, say: Callable[[str], object]) -> TerminalConsole:
-    console = TerminalConsole(inbox, parse_keys(keys))
-    terminal = stack.enter_context(Terminal([console]))
-    say(console.legend() if terminal.exists else "no terminal here: keys are not heard")
-    return console
+def _listen(
+    stack: contextlib.ExitStack, listeners: Sequence[Listener], legend: str, say: Callable[[str], object]
+) -> None:
+    terminal = stack.enter_context(Terminal(listeners))
+    say(legend if terminal.exists else "no terminal here: keys are not heard")
 
 
 def _page(

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol, final
 
 TICK = 0.25  # s between two ticks while no key is pressed
-MOST_KEYS = 4  # at once by hand; more of them are a paste
+MOST_KEYS = 4  # different ones at once by hand; more are a paste
 NAMES = {"\n": "enter", "\r": "enter", " ": "space", "\t": "tab", "\x7f": "backspace", "\x1b": "escape"}
 ARROWS = {"A": "up", "B": "down", "C": "right", "D": "left"}
 _SEQUENCE = re.compile(r"\x1b[\[O][0-?]*[ -/]*([@-~])|\x1b([^\x1b])|([\s\S])")

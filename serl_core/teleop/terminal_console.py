@@ -13,7 +13,7 @@ from serl_core.teleop.console import Event
 from serl_core.teleop.inbox import Inbox, Unheard
 from serl_core.teleop.terminal import MOST_KEYS
 
-# Apart from the letters that move an arm on most keyboards (w a s d q e, i j k l u o, arrows).
+# Apart from the keys that move an arm (`serl_core.teleop.keyboard`), also with Shift.
 KEYS: Mapping[str, Event] = {
     "space": Event.STOP,
     "enter": Event.BEGIN,
@@ -25,7 +25,7 @@ KEYS: Mapping[str, Event] = {
     ".": Event.END,
     "x": Event.DISCARD,
     "z": Event.UNDO,
-    "Q": Event.QUIT,
+    "!": Event.QUIT,
 }
 
 
@@ -74,7 +74,7 @@ class TerminalConsole:
     def heard(self, keys: Sequence[str]) -> None:
         """STOP is heard however many keys came at once; of a paste nothing else is."""
         events = list(dict.fromkeys(self._keys[key] for key in keys if key in self._keys))
-        if len(keys) > MOST_KEYS:
+        if len(set(keys)) > MOST_KEYS:
             events = [event for event in events if event is Event.STOP]
             if not events:
                 self.say("this looks like a paste: ignored")

@@ -19,6 +19,7 @@ from robot_servers.interface import RobotError
 from serl_core.config import ConfigError
 from serl_core.teleop.console import Event
 from serl_core.teleop.inbox import Inbox
+from serl_core.teleop.keyboard import KEYS as MOTION
 from serl_core.teleop.terminal import Terminal, key_names
 from serl_core.teleop.terminal_console import KEYS, TerminalConsole, parse_keys
 
@@ -154,6 +155,18 @@ def test_a_key_that_is_held_counts_once():
     desk.moment += 1.0
     desk.console.heard(["z"])
     assert desk.events() == [Event.UNDO, Event.UNDO]
+
+
+def test_no_key_both_moves_the_arm_and_says_something():
+    """Guards a terminal that is shared with the keyboard that moves the arm, which takes capitals for the same."""
+    assert not {key.lower() for key in KEYS} & set(MOTION)
+
+
+def test_a_key_that_moves_the_arm_is_no_paste():
+    """Guards against a line on the screen for every moment that somebody steers with the keys."""
+    desk = Desk()
+    desk.console.heard(["w"] * 9)
+    assert desk.screen == "" and desk.events() == []
 
 
 def test_a_paste_says_nothing_but_stop():
