@@ -32,7 +32,8 @@ class OperatorConfig:
     reaction: int = 2  # steps from what it sees to what its hand does
     speed: float = 0.7  # greatest |twist| of translation, and of rotation; people do not push to the end stop
     gain: float = 0.6  # share of the remaining way it asks for at once; less overshoots less
-    misjudged: float = 1.0  # full steps by which a wrong judgement misses the goal, standard deviation per axis
+    misjudged: float = 1.0  # full steps by which a wrong judgement misses the goal, standard deviation per axis …
+    bias: tuple[float, float, float] = (0.0, 0.0, 0.0)  # … about this, base frame: it always errs the same way
     judgement: int = 10  # steps for which a judgement, right or wrong, lasts
     stall_steps: int = 15  # takes over after so many steps without progress …
     stall_progress: float = 0.01  # … of at least this, m
@@ -123,7 +124,8 @@ class Hand:
 
     def misjudge(self, wrong: bool) -> None:
         """A new judgement of where the goal is; right or ``wrong``."""
-        self._error = self._rng.normal(0.0, self._config.misjudged * self._task.step_translation, 3) * wrong
+        config = self._config
+        self._error = self._rng.normal(config.bias, config.misjudged, 3) * self._task.step_translation * wrong
 
     def push(self, state: RobotState, goal: Goal) -> tuple[Array, tuple[bool, bool]]:
         """Twist (6,) towards the goal, as far as the hand goes; the gripper's button until it is where it should be."""
