@@ -1,0 +1,111 @@
+"""The three tasks of the study and their experts, each in this process, without sockets.
+
+Two are the simulated arm's behind its guard, under the lockstep clock, exactly as a server would run it; the third is
+Gymnasium's Reacher. An expert errs by misjudging, for a whole episode, where the goal is, and always in the same
+direction: a zero-mean error would be averaged away by whoever clones it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import gymnasium as gym
+import numpy as np
+
+from examples.benchmarks.rlif_reacher import ACTIONS, ENTRIES, ReacherEnv, ReacherExpert, ReacherSkill
+from robot_servers.drivers.mujoco import MujocoDriver
+from robot_servers.guarded import GuardedRobot
+from serl_core.clock import LockstepClock
+from serl_core.config import ConfigError
+from serl_core.envs.robot_env import observation_space
+from serl_core.session import Session, make_env
+from serl_core.tasks import load_task
+from serl_core.teleop.conditions import DeviceExpert, Expert
+from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
+
+TaskName = Literal["pick_cube", "peg_insertion", "reacher"]
+Level = Literal["poor", "medium", "good"]
+LEVELS: tuple[Level, ...] = ("poor", "medium", "good")
+SKILL: Mapping[Level, float] = {"poor": 0.2, "medium": 0.6, "good": 1.0}  # share of episodes it judges rightly
+FOR_AN_EPISODE = 1_000  # steps that a judgement lasts
+# where the expert looks for the goal when it is wrong, in full steps: about 2 cm and 7 mm beside it
+BIAS: Mapping[str, tuple[float, float, float]] = {"pick_cube": (0.5, 0.3, 0.0), "peg_insertion": (0.5, 0.3, 0.0)}
+MISJUDGED = 0.2  # standard deviation, full steps
+
+
+@dataclass(frozen=True)
+class StudyTask:
+    """What networks and replay need to know of a task before anything is opened."""
+
+    name: TaskName
+    observation: int  # entries of "state"
+    action_dim: int
+    grippers: int
+    discount: float  # of the task reward
+    max_steps: int
+
+    def example(self) -> dict[str, np.ndarray]:
+        """Zeros in the shape of one observation."""
+        return {"state": np.zeros(self.observation, np.float32)}
+
+
+@dataclass(frozen=True)
+class World:
+    """An opened task: the judged environment without anybody helping, and its experts."""
+
+    env: gym.Env[Any, Any]
+    expert: Callable[[Level, np.random.Generator], Expert]
+
+
+def study_task(name: TaskName) -> StudyTask:
+    """The facts of a task by its name; opens nothing."""
+    if name == "reacher":
+        return StudyTask(name, ENTRIES, ACTIONS, 0, 0.97, 50)
+    task = load_task(name)
+    shape = observation_space(task, "state")["state"].shape
+    assert shape is not None  # a Box has one
+    return StudyTask(name, shape[0], task.action_dim, task.grippers, task.discount, task.max_steps)
+
+
+@contextlib.contextmanager
+def opened(name: TaskName) -> Iterator[World]:
+    """The task, open until the end of the block."""
+    if name == "reacher":
+        env = ReacherEnv()
+        yield World(env, lambda level, rng: ReacherExpert(ReacherSkill(SKILL[level]), rng))
+        env.close()
+        return
+    with in_this_process(name) as session:
+        task = load_task(name)
+        state, truth = session.robot.state, session.truth
+        assert truth is not None  # a simulation has one
+
+        def expert(level: Level, rng: np.random.Generator) -> Expert:
+            return DeviceExpert(task, ScriptedOperator(task, state, truth, operator_of(name, level), rng))
+
+        yield World(make_env(session, task, "state", None, seed=0), expert)
+
+
+def operator_of(name: TaskName, level: Level) -> OperatorConfig:
+    """A person of this skill at the robot's device. Raises `ConfigError` for a task without a device."""
+    if name not in BIAS:
+        raise ConfigError(f"the task {name} has no device: its expert is not an operator")
+    return OperatorConfig(
+        "always", SKILL[level], bias=BIAS[name], misjudged=MISJUDGED, judgement=FOR_AN_EPISODE, reaction=1
+    )
+
+
+@contextlib.contextmanager
+def in_this_process(name: str) -> Iterator[Session]:
+    """The simulated arm of a task behind its guard, bound by the task's limits, under the lockstep clock."""
+    task = load_task(name)
+    robot = GuardedRobot(MujocoDriver(task.arms[0].scene))
+    robot.connect()
+    try:
+        robot.tighten(task.arms[0].limits)
+        yield Session(robot, LockstepClock(1.0 / task.control_hz, robot.advance), robot.ground_truth)
+    finally:
+        robot.close()
