@@ -32,7 +32,7 @@ from serl_core.progress import progress
 from serl_core.summary import read_json, write_json
 from serl_core.tasks import load_task
 from serl_core.transport import LearnerLink
-from serl_core.types import DEMONSTRATOR, Record, Step
+from serl_core.types import DEMONSTRATOR, Judgement, Message, Step
 
 log = logging.getLogger(__name__)
 
@@ -164,8 +164,10 @@ class Learner:
         for delivery in arrived:
             self._link.ack(delivery.actor, delivery.seq)
 
-    def _insert(self, record: Record) -> bool:
+    def _insert(self, record: Message) -> bool:
         """Into replay; True for an online transition. What replay refuses is stored all the same."""
+        if isinstance(record, Judgement):  # the store has made a label of it
+            return False
         if isinstance(record, Step) and record.actor != DEMONSTRATOR:
             self.received[record.actor] += 1
         try:

@@ -2,14 +2,16 @@
 
 An episode is one `EpisodeStart` (its first observation) and then one `Step` per environment step.
 A step carries only the observation it *led to*: each observation travels and is stored once, and
-``obs``/``next_obs`` pairs are rebuilt from neighbours, so that they cannot come apart.
+``obs``/``next_obs`` pairs are rebuilt from neighbours, so that they cannot come apart. What a person
+says of an episode afterwards, a `Judgement`, takes the same way and changes none of its records.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +19,7 @@ import numpy.typing as npt
 Obs: TypeAlias = Mapping[str, npt.NDArray[Any]]  # "state" (n,) float32; one (H, W, 3) uint8 per camera
 Who = Literal["policy", "operator", "nobody"]  # "nobody": the arm stands still until the operator is back
 Source = Literal["demo", "online"]
+Verdict = Literal["success", "failure", "pending", "discarded"]  # on an episode, see `serl_core.data.labels`
 DEMONSTRATOR = "demo"  # the actor session of recorded demonstrations
 
 
@@ -93,6 +96,31 @@ class Step:
 Record: TypeAlias = EpisodeStart | Step
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """What a person says of an episode after it was recorded; the store makes a label of it, the records stay.
+
+    ``step`` is the step that led to success, −1 for every other verdict; ``who`` says so, ``wall_time`` when (s since
+    1970). Raises ValueError where these do not fit each other.
+    """
+
+    actor: str
+    episode: int
+    verdict: Verdict
+    step: int
+    who: str
+    wall_time: float
+
+    def __post_init__(self) -> None:
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(f"verdict {self.verdict!r:.40} is none of {', '.join(get_args(Verdict))}")
+        if (self.step >= 0) != (self.verdict == "success") or not math.isfinite(self.wall_time):
+            raise ValueError(f"{self!r:.200}: a success has a step, nothing else has, and the time is a number")
+
+
+Message: TypeAlias = Record | Judgement  # what an actor sends
+
+
 def led_to_takeover(before: Step | None, step: Step) -> bool:
     """Whether ``before`` is the policy's step that made somebody take over in ``step``, the next of its episode.
 
@@ -110,19 +138,19 @@ def led_to_takeover(before: Step | None, step: Step) -> bool:
     return before.who == "policy" and before.takeover < 0 <= step.takeover
 
 
-def _fields(kind: type[Record]) -> tuple[set[str], set[str]]:
+def _fields(kind: type[Message]) -> tuple[set[str], set[str]]:
     """The names of all fields, and of those without a default."""
     known = kind.__dataclass_fields__
     needed = {name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING}
     return set(known), needed
 
 
-_KINDS: dict[str, type[Record]] = {"EpisodeStart": EpisodeStart, "Step": Step}
+_KINDS: dict[str, type[Message]] = {"EpisodeStart": EpisodeStart, "Step": Step, "Judgement": Judgement}
 _TYPES: dict[type, tuple[str, ...]] = {
-    str: ("actor", "source", "who"),
+    str: ("actor", "source", "who", "verdict"),
     int: ("episode", "step", "takeover", "policy_version", "ago"),
     bool: ("bent", "terminated", "truncated", "success", "aborted"),
-    float: ("reward", "grasp_penalty", "time"),
+    float: ("reward", "grasp_penalty", "time", "wall_time"),
     list: ("bends",),
     dict: ("obs", "next_obs", "meta"),
     np.ndarray: ("action", "proposal", "target"),
@@ -131,13 +159,13 @@ _TYPE_OF = {name: kind for kind, names in _TYPES.items() for name in names}
 _FIELDS = {kind: _fields(kind) for kind in _KINDS.values()}
 
 
-def record_to_tree(record: Record) -> dict[str, Any]:
+def record_to_tree(record: Message) -> dict[str, Any]:
     """A record as a tree of dicts, plain values and arrays, for the wire and the store."""
     tree = {name: getattr(record, name) for name in record.__dataclass_fields__}
     return {"kind": type(record).__name__, **tree}
 
 
-def record_from_tree(tree: Mapping[str, Any]) -> Record:
+def record_from_tree(tree: Mapping[str, Any]) -> Message:
     """The inverse of `record_to_tree`. Raises ValueError naming what is missing, unknown or of the wrong type.
 
     Fields with a default may be missing: records outlive the version that wrote them.
@@ -155,7 +183,7 @@ def record_from_tree(tree: Mapping[str, Any]) -> Record:
     return kind(**fields)
 
 
-def _check_type(kind: type[Record], name: str, value: Any) -> None:
+def _check_type(kind: type[Message], name: str, value: Any) -> None:
     wanted = _TYPE_OF[name]
     fits = type(value) is wanted or (wanted is float and type(value) is int)
     if name in ("obs", "next_obs") and isinstance(value, dict):

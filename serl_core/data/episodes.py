@@ -37,10 +37,10 @@ from zlib_ng.zlib_ng import crc32
 
 from robot_servers import wire
 from serl_core.data import mcap
-from serl_core.data.labels import LabelLayer, confirmed, relabelled
+from serl_core.data.labels import LabelLayer, confirmed, label_of, relabelled
 from serl_core.data.segments import SCHEMA_VERSION, Channel, Segment, Stored, StoreError, finish, read
 from serl_core.syncing import Syncer, sync_directory
-from serl_core.types import EpisodeStart, Record, Source, Step, record_to_tree
+from serl_core.types import EpisodeStart, Judgement, Message, Record, Source, Step, record_to_tree
 
 __all__ = ["EpisodeStore", "StoreError", "Stored"]
 
@@ -104,7 +104,7 @@ class EpisodeStore:
 
     def append(
         self,
-        record: Record,
+        record: Message,
         actor: str | None = None,
         seq: int | None = None,
         packed: mcap.Buffer | None = None,
@@ -114,7 +114,8 @@ class EpisodeStore:
 
         Without ``actor`` and ``seq`` it is the next one of ``record.actor``. ``packed`` saves packing it again,
         and its ``crc`` (CRC-32) saves reading it again: the one from the actor's spool then goes into the file.
-        A success that was confirmed late also becomes a verdict, first: a crash in between repeats it, and loses none.
+        A judgement, or a success that was confirmed late, also becomes a verdict, first: so that a crash in between
+        loses none.
         Raises `StoreError` if the number does not rise or the disk refuses; then nothing was stored.
         """
         if self._lock_fd < 0:
@@ -124,8 +125,10 @@ class EpisodeStore:
         if seq <= self._last.get(actor, 0):
             raise StoreError(f"{actor}: record {seq} after record {self._last[actor]}; each is stored once")
         verdict = confirmed(record, self._wall()) if isinstance(record, Step) else None
+        if isinstance(record, Judgement):
+            verdict = label_of(record)
         if verdict is not None:
-            self.labels.add(verdict)
+            self.labels.add_once(verdict)
         data = wire.pack(record_to_tree(record)) if packed is None else packed
         channel = Channel(actor, self._source(record), type(record).__name__)
         segment = self._writable()
@@ -159,7 +162,8 @@ class EpisodeStore:
 
         ``as_recorded`` leaves the verdicts out. A damaged record is logged and left out.
         """
-        recorded = (stored.record() for stored in self.stored(source))
+        messages = (stored.record() for stored in self.stored(source))
+        recorded = (record for record in messages if not isinstance(record, Judgement))
         return recorded if as_recorded else relabelled(recorded, self.labels.newest())
 
     def stored(self, source: Source | None = None) -> Iterator[Stored]:
@@ -170,7 +174,7 @@ class EpisodeStore:
     def _paths(self) -> list[Path]:
         return sorted(self.root.glob("[0-9]*.mcap"))
 
-    def _source(self, record: Record) -> Source:
+    def _source(self, record: Message) -> Source:
         """A step belongs to the source of its episode's start."""
         key = (record.actor, record.episode)
         if isinstance(record, EpisodeStart):

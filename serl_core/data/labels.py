@@ -16,14 +16,13 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, final, get_args
+from typing import Any, final, get_args
 
 from serl_core.data.segments import StoreError
-from serl_core.types import EpisodeStart, Record, Step
+from serl_core.types import EpisodeStart, Judgement, Record, Step, Verdict
 
 log = logging.getLogger(__name__)
 
-Verdict = Literal["success", "failure", "pending", "discarded"]
 MAX_LINE = 64 << 10  # bytes; no verdict is longer
 SUCCESS_REWARD = 1.0  # of the step that led to success, and of no other
 
@@ -98,6 +97,12 @@ def confirmed(step: Step, wall_time: float) -> Label | None:
     return Label(step.actor, step.episode, "success", "classifier", "confirmed late", wall_time, step.step - step.ago)
 
 
+def label_of(judgement: Judgement) -> Label:
+    """The verdict that a person sent after the episode."""
+    fields = ("actor", "episode", "verdict", "who", "wall_time", "step")
+    return Label(source="person", **{name: getattr(judgement, name) for name in fields})
+
+
 def recorded_outcome(step: Step) -> Outcome:
     """What was recorded."""
     return Outcome(step.reward, step.terminated, step.truncated, step.success)
@@ -125,6 +130,11 @@ class LabelLayer:
                 os.close(fd)
         except OSError as error:
             raise StoreError(f"{self.path}: cannot write ({error}); free space on this disk") from error
+
+    def add_once(self, label: Label) -> None:
+        """Like `add`, but nothing if exactly this was said before: what a crash repeats counts once."""
+        if label not in LabelLayer(self.path.parent).news():
+            self.add(label)
 
     def newest(self) -> dict[tuple[str, int], Label]:
         """The verdict that counts of each episode, by actor session and number."""

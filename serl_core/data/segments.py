@@ -10,13 +10,13 @@ from pathlib import Path
 
 from robot_servers import wire
 from serl_core.data import mcap
-from serl_core.types import EpisodeStart, Record, Source, Step, record_from_tree
+from serl_core.types import EpisodeStart, Judgement, Message, Source, Step, record_from_tree
 
 log = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
 ENCODING = "x-serl-swb1"
-_SCHEMAS = {"EpisodeStart": 1, "Step": 2}
+_SCHEMAS = {"EpisodeStart": 1, "Step": 2, "Judgement": 3}
 
 
 class StoreError(Exception):
@@ -25,7 +25,7 @@ class StoreError(Exception):
 
 @dataclass(frozen=True)
 class Channel:
-    """Whose records: actor session, "demo" or "online", "EpisodeStart" or "Step"."""
+    """Whose records: actor session, "demo" or "online", and the kind: "EpisodeStart", "Step" or "Judgement"."""
 
     actor: str
     source: str
@@ -42,7 +42,7 @@ class Stored:
     wall_time: float  # s since 1970, at storing
     packed: mcap.Buffer
 
-    def record(self) -> Record:
+    def record(self) -> Message:
         """Decode it; arrays are read-only."""
         return record_from_tree(wire.unpack(self.packed))
 
@@ -59,7 +59,7 @@ class Segment:
     def __post_init__(self) -> None:
         self._fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         declarations = mcap.metadata("serl.store", self.pairs)
-        for kind in (EpisodeStart, Step):
+        for kind in (EpisodeStart, Step, Judgement):
             text = kind.__doc__ or ""
             declarations += mcap.schema(_SCHEMAS[kind.__name__], f"serl.{kind.__name__}", "x-rst", text)
         self._write([mcap.header("serl_core"), mcap.chunk(declarations)])

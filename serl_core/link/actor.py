@@ -22,7 +22,7 @@ from serl_core.link import protocol
 from serl_core.link.courier import Courier, View
 from serl_core.link.protocol import LinkError, Weights
 from serl_core.link.spool import Spool
-from serl_core.types import Record, record_to_tree
+from serl_core.types import Message, record_to_tree
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class ActorLink:
         self._courier.start()
         return self
 
-    def send(self, record: Record) -> int:
+    def send(self, record: Message) -> int:
         """Spool ``record`` and return its number; from then on it survives a kill of this process."""
         self._check()
         seq = self._spool.append(wire.pack(record_to_tree(record)))

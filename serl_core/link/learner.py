@@ -25,7 +25,7 @@ from serl_core.link.porter import Porter
 from serl_core.link.protocol import LinkError
 from serl_core.link.segment import Entry
 from serl_core.link.shared import Session, Shared, is_full, press
-from serl_core.types import Record, record_from_tree
+from serl_core.types import Message, record_from_tree
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ class Delivery:
 
     actor: str
     seq: int
-    record: Record
+    record: Message
     packed: memoryview
     crc: int
 
