@@ -3,37 +3,79 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from robot_servers.interface import RobotState
+from serl_core.config import ConfigError
+from serl_core.teleop.ask import tell_apart
 from serl_core.teleop.device import Device
+from serl_core.teleop.gamepad import Gamepad
+from serl_core.teleop.keyboard_display import DisplayKeyboard
 from serl_core.teleop.keyboard_terminal import TerminalKeyboard
+from serl_core.teleop.pair import HANDS, PairDevice
 from serl_core.teleop.reader import Reader, Source
 from serl_core.teleop.shaped import ShapedDevice
+from serl_core.teleop.spacemouse import SpaceMouse
 from serl_core.teleop.spec import DeviceSpec, parse_spec
+from serl_core.teleop.terminal import Listener
+
+log = logging.getLogger(__name__)
 
 States = Sequence[Callable[[], RobotState]]
 
 
 @contextlib.contextmanager
-def open_device(spec: str, arms: int = 1, states: States = ()) -> Iterator[Device]:
+def open_device(
+    spec: str, arms: int = 1, states: States = (), listeners: list[Listener] | None = None
+) -> Iterator[Device]:
     """The device that ``spec`` names (`serl_core.teleop.spec`), open until the end of the block.
 
     ``arms``: how many it leads; its readings are as long as `Reading` says. ``states``: where each arm is, needed by
-    ``frame=base``. Raises `ConfigError` for a spec that cannot be meant and `DeviceError` for a device that cannot
-    be used now, each in one line.
+    ``frame=base``. ``listeners``: of a `Terminal` that the caller opens afterwards; a keyboard that needs the terminal
+    adds itself to them instead of opening it. Raises `ConfigError` for a spec that cannot be meant and `DeviceError`
+    for a device that cannot be used now, each in one line.
     """
     asked = parse_spec(spec, arms)
-    with Reader(source_of(asked)) as reader:
-        yield ShapedDevice(reader, asked.shape, states[0] if states else None)
+    if asked.shape.frame == "base" and len(states) < arms:
+        raise ConfigError(f"{asked.kind}: frame=base needs a robot that says where its tool points; leave it out here")
+    with contextlib.ExitStack() as stack:
+        readers = [stack.enter_context(Reader(source)) for source in sources_of(asked, listeners)]
+        log.info("input from %s", " and ".join(reader.label for reader in readers))
+        hands = [
+            ShapedDevice(reader, asked.shape, states[number] if states else None)
+            for number, reader in enumerate(readers)
+        ]
+        yield hands[0] if len(hands) == 1 else PairDevice(*hands)
 
 
-def source_of(spec: DeviceSpec) -> Source:
-    """The device behind a spec for one hand."""
-    return TerminalKeyboard()
+def sources_of(spec: DeviceSpec, listeners: list[Listener] | None = None) -> list[Source]:
+    """The devices behind a spec, one for each hand. Opens none, unless it has to ask a person which is which."""
+    if spec.word == "ask":
+        ports = tell_apart()
+        return [SpaceMouse(ports[hand], _buttons(spec.options)) for hand in HANDS]
+    if spec.kind == "keyboard":
+        return [_keyboard(spec.word, listeners)]
+    places = [spec.options[hand] for hand in HANDS if hand in spec.options]
+    if spec.kind == "gamepad":
+        return [Gamepad(place) for place in places or [spec.word]]
+    return [SpaceMouse(place, _buttons(spec.options)) for place in places or [spec.options.get("port", "")]]
+
+
+def _keyboard(word: str, listeners: list[Listener] | None) -> Source:
+    if word == "display" or (not word and has_display()):
+        return DisplayKeyboard()
+    keyboard = TerminalKeyboard(shared=listeners is not None)
+    if listeners is not None:
+        listeners.append(keyboard)
+    return keyboard
+
+
+def _buttons(options: Mapping[str, str]) -> tuple[str, str]:
+    return options.get("close", ""), options.get("open", "")
 
 
 def has_display() -> bool:
-    """Whether there is an X display whose keys other programs may watch; Wayland's they may not."""
+    """Whether there is an X display whose keys other programs may watch; those of Wayland they may not."""
     return bool(os.environ.get("DISPLAY")) and os.environ.get("XDG_SESSION_TYPE") != "wayland"

@@ -23,13 +23,15 @@ class Reading:
     those of the TCP frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens
     it; ``age`` s since the rest of it was last known to be true, which a silent device that is at rest
     is and a silent one that should speak is not. Two hands on two devices make one reading: ``twist`` (12,)
-    and four buttons, those of the left arm first.
+    and four buttons, those of the left arm first. ``pressed``: names of all buttons and keys that are down, also of
+    those that do nothing to the gripper.
     """
 
     twist: Array
     buttons: tuple[bool, ...] = (False, False)
     connected: bool = True
     age: float = 0.0
+    pressed: tuple[str, ...] = ()
 
 
 class Device(Protocol):

@@ -1,13 +1,14 @@
 """What keys mean, and how long a key counts as held. A held key is a dead man's grip: without one nothing moves.
 
-w s  forward, back     a d  left, right     r f  up, down
-i k  tilt forward, back     j l  tilt left, right     q e  turn left, right
-c v  close, open the gripper
+w s  forward, back (also the arrows up, down)     a d  left, right (also the arrows)     q e  up, down
+i k  tilt forward, back     j l  tilt left, right     u o  turn left, right     c v  close, open the gripper
 """
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 
@@ -16,11 +17,14 @@ from serl_core.teleop.reader import Motion
 
 HOLD = 0.25  # s after its last sign of life for which a key counts as held
 AXIS_KEYS: Mapping[str, tuple[int, float]] = {  # axis of the twist in the frame of the hand, and which way
-    **{"w": (0, 1.0), "s": (0, -1.0), "a": (1, 1.0), "d": (1, -1.0), "r": (2, 1.0), "f": (2, -1.0)},
-    **{"l": (3, 1.0), "j": (3, -1.0), "i": (4, 1.0), "k": (4, -1.0), "q": (5, 1.0), "e": (5, -1.0)},
+    **{"w": (0, 1.0), "s": (0, -1.0), "a": (1, 1.0), "d": (1, -1.0), "q": (2, 1.0), "e": (2, -1.0)},
+    **{"up": (0, 1.0), "down": (0, -1.0), "left": (1, 1.0), "right": (1, -1.0)},
+    **{"l": (3, 1.0), "j": (3, -1.0), "i": (4, 1.0), "k": (4, -1.0), "u": (5, 1.0), "o": (5, -1.0)},
 }
 CLOSE_KEY, OPEN_KEY = "c", "v"
 KEYS = (*AXIS_KEYS, CLOSE_KEY, OPEN_KEY)
+
+Presses: TypeAlias = "queue.SimpleQueue[tuple[str, float]]"  # keys by name, and when they were pressed (s, monotonic)
 
 
 def motion_of(held: Iterable[str]) -> Motion:
@@ -30,14 +34,25 @@ def motion_of(held: Iterable[str]) -> Motion:
         if key in AXIS_KEYS:
             axis, way = AXIS_KEYS[key]
             twist[axis] += way
-    return Motion(twist, (CLOSE_KEY in held, OPEN_KEY in held), tuple(held))
+    return Motion(np.clip(twist, -1.0, 1.0), (CLOSE_KEY in held, OPEN_KEY in held), tuple(held))
+
+
+def take(presses: Presses, wait: float) -> list[tuple[str, float]]:
+    """The presses that wait, in order, as soon as there is one, at most ``wait`` s later."""
+    found: list[tuple[str, float]] = []
+    try:
+        found.append(presses.get(timeout=wait))
+        while True:
+            found.append(presses.get_nowait())
+    except queue.Empty:
+        return found
 
 
 class HeldKeys:
     """Which keys count as held, as pure logic: signs of life in, held keys out. Times are monotonic, s.
 
-    A key begins by a press, lives on by further signs (a repeat, a look at the keyboard) and ends by its release or
-    ``hold`` s after the last sign, so that a lost release never leaves an arm moving.
+    A key begins by a press, lives on by further ones (a held key repeats) and by being seen to be down, and ends when
+    it is seen to be up, or ``hold`` s after the last sign: a release that gets lost never leaves an arm moving.
     """
 
     def __init__(self, hold: float = HOLD) -> None:
@@ -49,19 +64,13 @@ class HeldKeys:
         if key.lower() in KEYS:
             self._signs[key.lower()] = now
 
-    def release(self, key: str) -> None:
-        """Let go of."""
-        self._signs.pop(key.lower(), None)
-
-    def alive(self, keys: Iterable[str], now: float) -> None:
-        """These keys are seen to be down now. One whose press was not seen stays without effect."""
-        for key in keys:
-            if key in self._signs:
-                self._signs[key] = now
+    def see(self, down: Iterable[str], now: float) -> None:
+        """Exactly these keys are down now. One whose press was not noticed stays without effect."""
+        self._signs = {key: now for key in down if key in self._signs}
 
     def clear(self) -> None:
         """All of them count as let go of."""
-        self._signs.clear()
+        self._signs = {}
 
     def held(self, now: float) -> tuple[str, ...]:
         """Those that are held at ``now``."""

@@ -6,6 +6,8 @@ import numpy as np
 
 from serl_core.teleop.device import BUTTONS, Device, Reading
 
+HANDS: tuple[str, str] = ("left", "right")
+
 
 class PairDevice:
     """Satisfies `Device`. Both must be connected and fresh: with one hand nobody leads two arms."""
@@ -26,4 +28,5 @@ class PairDevice:
             tuple(pressed for reading in readings for pressed in reading.buttons[:BUTTONS]),
             all(reading.connected for reading in readings),
             max(reading.age for reading in readings),
+            tuple(f"{hand} {name}" for hand, reading in zip(HANDS, readings, strict=True) for name in reading.pressed),
         )

@@ -7,9 +7,8 @@ from dataclasses import dataclass, field, fields
 
 from robot_servers.interface import nearest
 from serl_core.config import ConfigError
+from serl_core.teleop.pair import HANDS
 from serl_core.teleop.shaped import Shape
-
-HANDS = ("left", "right")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,158 @@
+"""Keys of an X display, through pynput: keys act only while the window has the focus in which the command was started.
+
+pynput hears every key of the display, also passwords typed elsewhere. So a press counts only if our window has the
+focus, whatever is held ends when it loses it, and nothing that is heard is kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from serl_core.teleop.device import DeviceError
+from serl_core.teleop.keyboard import KEYS, HeldKeys, Presses, motion_of, take
+from serl_core.teleop.reader import Motion
+
+PACKAGE = "keyboards need the package pynput: pip install pynput (or the extra: hardware)"
+INSTEAD = "keyboard:terminal takes the keys of the terminal instead"
+KEYSYMS = {"up": "Up", "down": "Down", "left": "Left", "right": "Right"}  # X's names where they differ from ours
+NOWHERE = 1  # the numbers up to this mean that no window has the focus (None, PointerRoot)
+READY = 5.0  # s that the listener may take to begin
+
+
+class DisplayKeyboard:
+    """Satisfies `Source`. ``display`` as in the variable DISPLAY; ``now`` is monotonic, s."""
+
+    label = "keyboard"
+    repeats = False  # the display is asked in each poll which keys are down
+
+    def __init__(self, display: str | None = None, now: Callable[[], float] = time.monotonic) -> None:
+        self._display, self._now = display, now
+        self._window: Window | None = None
+        self._listener: Any = None
+        self._presses: Presses = queue.SimpleQueue()
+        self._held = HeldKeys()
+
+    def open(self) -> None:
+        self._held.clear()
+        pynput = load_pynput()
+        self._window = Window(self._display)
+        self._listener = pynput.Listener(on_press=lambda key: self._pressed(pynput, key))
+        self._listener.start()
+        ready = threading.Thread(target=self._listener.wait, name="keyboard begins", daemon=True)  # may wait for ever
+        ready.start()
+        ready.join(READY)
+        if ready.is_alive() or not self._listener.is_alive():
+            raise DeviceError(f"keyboard: the X display lets nobody listen (extension RECORD); {INSTEAD}")
+
+    def close(self) -> None:
+        if self._listener is not None:
+            self._listener.stop()
+        if self._window is not None:
+            self._window.close()
+        self._listener = self._window = None
+
+    def poll(self, wait: float) -> Motion | None:
+        presses = take(self._presses, wait)
+        if self._window is None or not self._listener.is_alive():
+            raise DeviceError(f"keyboard: the X display is gone; {INSTEAD}")
+        if not self._window.focused():
+            self._held.clear()
+            return motion_of(())
+        for key, pressed in presses:
+            self._held.press(key, pressed)
+        now = self._now()
+        self._held.see(self._window.down(), now)
+        return motion_of(self._held.held(now))
+
+    def _pressed(self, pynput: Any, key: Any) -> None:
+        """In the listener's thread."""
+        name = key.char if isinstance(key, pynput.KeyCode) else key.name
+        if name and name.lower() in KEYS:
+            self._presses.put((name, self._now()))
+
+
+class Window:
+    """The window a command was started in: whether it has the focus, and which of our keys are down.
+
+    It is the one that the terminal names in WINDOWID, else the one that has the focus now. Used by one thread.
+    Raises `DeviceError` if there is no display or no such window.
+    """
+
+    def __init__(self, display: str | None = None) -> None:
+        self._error, symbols, displays = (load_xlib(part) for part in ("error", "XK", "display"))
+        try:
+            self._display = displays.Display(display)
+        except (self._error.DisplayError, OSError) as error:
+            raise DeviceError(f"keyboard: no X display ({' '.join(str(error).split())}); {INSTEAD}") from error
+        named = os.environ.get("WINDOWID", "")
+        self._own = set(self._line(int(named) if named.isdigit() else self._focus()))
+        if not self._own:
+            self.close()
+            raise DeviceError(f"keyboard: no window of the display has the focus, so none is ours; {INSTEAD}")
+        codes = {key: symbols.string_to_keysym(KEYSYMS.get(key, key)) for key in KEYS}
+        self._codes = {key: self._display.keysym_to_keycode(symbol) for key, symbol in codes.items()}
+        self._seen = (0, False)  # the window that had the focus, and whether it is ours
+
+    def close(self) -> None:
+        """Let go of the display."""
+        with contextlib.suppress(self._error.ConnectionClosedError, OSError):
+            self._display.close()
+
+    def focused(self) -> bool:
+        """Whether our window has the focus. Raises `DeviceError` when the display is gone."""
+        focus = self._focus()
+        if focus != self._seen[0]:
+            self._seen = (focus, not self._own.isdisjoint(self._line(focus)))
+        return self._seen[1]
+
+    def down(self) -> list[str]:
+        """Our keys that are down now, whatever was heard of them. Raises `DeviceError` when the display is gone."""
+        keymap = self._ask(self._display.query_keymap)
+        return [key for key, code in self._codes.items() if keymap[code // 8] & 1 << code % 8]
+
+    def _focus(self) -> int:
+        focus = self._ask(lambda: self._display.get_input_focus().focus)
+        return focus if isinstance(focus, int) else focus.id
+
+    def _line(self, window: int) -> list[int]:
+        """The window and those that contain it, without the root: two windows of one frame share a member."""
+        found: list[int] = []
+        with contextlib.suppress(self._error.BadWindow):  # it was closed meanwhile
+            while window > NOWHERE:
+                tree = self._ask(self._display.create_resource_object("window", window).query_tree)
+                if not tree.parent:
+                    break
+                found.append(window)
+                window = tree.parent.id
+        return found
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        try:
+            return question()
+        except (self._error.ConnectionClosedError, OSError) as error:
+            raise DeviceError(f"keyboard: the X display is gone; {INSTEAD}") from error
+
+
+def load_pynput() -> Any:
+    """The module pynput.keyboard. Raises `DeviceError` naming what is missing: the package, or a display."""
+    try:
+        return importlib.import_module("pynput.keyboard")
+    except ModuleNotFoundError as error:
+        raise DeviceError(PACKAGE) from error
+    except ImportError as error:
+        raise DeviceError(f"keyboard: no X display that pynput can listen to; {INSTEAD}") from error
+
+
+def load_xlib(part: str) -> Any:
+    """A module of the package python-xlib, which comes with pynput where there can be an X display."""
+    try:
+        return importlib.import_module(f"Xlib.{part}")
+    except ModuleNotFoundError as error:
+        raise DeviceError(f"keyboard: the focus can be known on X displays only (python-xlib); {INSTEAD}") from error
