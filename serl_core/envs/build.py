@@ -14,7 +14,8 @@ from serl_core.envs.goals import EpisodeGoal, WithGoal
 from serl_core.envs.pair_env import Local, PairEnv, same_clock
 from serl_core.envs.rewards import Judge, Judged
 from serl_core.envs.robot_env import RobotEnv
-from serl_core.envs.takeover import Takeover, TakeoverConfig
+from serl_core.envs.takeover import Takeover
+from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.envs.wrappers import GraspPenalty
 from serl_core.pairs import AnyTask
 from serl_core.teleop.device import Device

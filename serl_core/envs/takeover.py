@@ -1,9 +1,16 @@
-"""A person may take over at any step: when that begins and ends, and what is then handed to the robot."""
+"""A person may take over at any step: when that begins and ends, and what is then handed to the robot.
+
+**What is recorded.** Replay learns from the action that was executed, with whatever the hand-over made of it; the
+policy's proposal stands beside it. A step is the operator's from the moment they take over until the policy acts again,
+eased steps and the moments before the release included. While the device is lost the arm stands still and the step is
+nobody's: it belongs to the takeover, but teaches nobody what a person would have done.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, final
 
 import gymnasium as gym
 import numpy as np
@@ -11,130 +18,162 @@ import numpy.typing as npt
 
 from robot_servers.interface import Array
 from serl_core.config import ConfigError, Task
-from serl_core.envs.actions import join_actions
+from serl_core.envs.actions import join_actions, split_action
 from serl_core.envs.frames import axis_indices
+from serl_core.envs.takeover_machine import State, TakeoverConfig, TakeoverMachine, hand_of
 from serl_core.pairs import AnyTask
-from serl_core.teleop.device import BUTTONS, CLOSE, OPEN, TWIST, Device, Reading
+from serl_core.teleop.device import CLOSE, OPEN, Device, Reading
+from serl_core.types import Who
+
+log = logging.getLogger(__name__)
+
+Action = npt.NDArray[np.float32]
 
 
-@dataclass(frozen=True)
-class TakeoverConfig:
-    """When a takeover begins and ends. The gap between the two thresholds keeps it from flickering."""
-
-    engage: float = 0.15  # |twist| from which a person has taken over; a pressed button does it too
-    release: float = 0.08  # |twist| below which a person may have let go
-    release_delay: int = 3  # steps below it before the policy acts again
-    max_age: float = 0.3  # s; an older reading is as good as none
-
-    def __post_init__(self) -> None:
-        if not 0 < self.release <= self.engage:
-            raise ConfigError(f"takeover: release {self.release} must be positive and at most engage {self.engage}")
+# ── actions ──────────────────────────────────────────────────────────────────────────────────────
 
 
-class TakeoverMachine:
-    """The state of a takeover, as pure logic: readings in, number of the takeover out.
-
-    ``takeover`` is the number of the running takeover or −1; numbers count up and are never reused.
-    ``device`` says what was wrong with the last reading: "ok", "disconnected" or "stale". Without a
-    usable reading nobody drives, so a running takeover ends at once.
-    """
-
-    def __init__(self, config: TakeoverConfig | None = None) -> None:
-        self.takeover = -1
-        self.device = "ok"
-        self._config = config or TakeoverConfig()
-        self._begun = 0  # takeovers so far
-        self._quiet = 0  # steps since the person last pushed
-
-    def reset(self) -> None:
-        """An episode begins: a takeover does not reach over the reset."""
-        self.takeover = -1
-
-    def update(self, reading: Reading) -> int:
-        """The number of the takeover in which this step happens, −1 outside of one."""
-        self.device = self._condition(reading)
-        if self.device != "ok":
-            self.takeover = -1
-        elif self.takeover < 0:
-            self._engage(reading)
-        else:
-            self._continue(reading)
-        return self.takeover
-
-    def _condition(self, reading: Reading) -> str:
-        if not reading.connected:
-            return "disconnected"
-        if reading.age > self._config.max_age or not np.isfinite(reading.twist).all():
-            return "stale"
-        return "ok"
-
-    def _engage(self, reading: Reading) -> None:
-        if _push(reading) >= self._config.engage or any(reading.buttons):
-            self.takeover = self._begun
-            self._begun += 1
-            self._quiet = 0
-
-    def _continue(self, reading: Reading) -> None:
-        resting = _push(reading) < self._config.release and not any(reading.buttons)
-        self._quiet = self._quiet + 1 if resting else 0
-        if self._quiet > self._config.release_delay:
-            self.takeover = -1
-
-
-def _push(reading: Reading) -> float:
-    return float(np.linalg.norm(reading.twist))
-
-
-def device_action(task: AnyTask, reading: Reading) -> npt.NDArray[np.float32]:
+def device_action(task: AnyTask, reading: Reading, config: TakeoverConfig | None = None) -> Action:
     """What a person's hands mean as an action (A,): the controlled axes of each twist, and the gripper buttons."""
-    parts = []
-    for number, arm in enumerate(task.arms):
-        twist = reading.twist[TWIST * number : TWIST * (number + 1)]
-        parts.append(_arm_action(arm, twist, reading.buttons[BUTTONS * number : BUTTONS * (number + 1)]))
-    return join_actions(task, parts)
+    return join_actions(task, _hand_actions(task, reading, config or TakeoverConfig()))
 
 
-def _arm_action(task: Task, twist: Array, buttons: tuple[bool, ...]) -> npt.NDArray[np.float32]:
+def _hand_actions(task: AnyTask, reading: Reading, config: TakeoverConfig) -> list[Action]:
+    hands = [hand_of(reading, number, len(task.arms)) for number in range(len(task.arms))]
+    return [_arm_action(arm, *hand, config) for arm, hand in zip(task.arms, hands, strict=True)]
+
+
+def _arm_action(task: Task, twist: Array, buttons: Sequence[bool], config: TakeoverConfig) -> Action:
     action = np.zeros(task.action_dim, np.float32)
-    action[: len(task.axes)] = np.clip(twist[axis_indices(task.axes)], -1.0, 1.0)
+    axes = axis_indices(task.axes)
+    action[: len(task.axes)] = np.clip(twist[axes] * np.array(config.gains)[axes], -1.0, 1.0)
     if task.gripper:
-        action[-1] = float(buttons[OPEN]) - float(buttons[CLOSE])
+        opens, closes = (number != config.clutch and buttons[number] for number in (OPEN, CLOSE))
+        action[-1] = float(opens) - float(closes)
     return action
 
 
-class Takeover(gym.Wrapper[Any, Any, Any, Any]):
-    """Lets a device replace the policy's action; two arms are taken over and given back together.
+@final
+class Easing:
+    """Of one arm: who comes eases in over ``steps`` steps, so that the arm does not jump.
 
-    ``info`` gets "executed" (A,) float32, exactly what was handed to the environment; "proposal" (A,)
-    float32, what the policy wanted; "who" ("policy" or "operator"); "takeover", its number or −1; and
-    "device" ("ok", "disconnected" or "stale").
+    Each axis starts at 0, or at what the other did if that points the same way, and never beyond what is wanted:
+    nothing of the one who goes is executed against the one who comes. Grippers are not eased.
+    """
+
+    def __init__(self, task: Task, steps: int) -> None:
+        self._motions = len(task.axes)
+        self._steps = steps
+        self.reset()
+
+    def reset(self) -> None:
+        """An episode begins: whoever leads it begins at once."""
+        self._who: Who | None = None
+        self._since = self._steps  # steps since somebody else led
+        self._before = np.zeros(self._motions, np.float32)
+
+    def step(self, wanted: Action, who: Who) -> Action:
+        """What is executed (A,) of what ``who``, who leads this step, wants."""
+        self._since = 0 if self._who not in (None, who) else self._since + 1
+        self._who = who
+        eased = wanted.copy()
+        if self._since < self._steps:
+            motion = wanted[: self._motions]
+            start = np.clip(self._before, np.minimum(motion, 0.0), np.maximum(motion, 0.0))
+            share = np.float32((self._since + 1) / (self._steps + 1))
+            eased[: self._motions] = start + share * (motion - start)
+        self._before = eased[: self._motions].copy()
+        return eased
+
+
+# ── the environment ──────────────────────────────────────────────────────────────────────────────
+
+
+@final
+class Takeover(gym.Wrapper[Any, Any, Any, Any]):
+    """Lets a device replace the policy's action, for all arms together or for each by its own hand.
+
+    ``info`` gets "executed" (A,) float32, exactly what was handed to the environment; "proposal" (A,) float32, what
+    the policy wanted; "who" (`Who`; of several arms the operator's if any arm was theirs); "takeover", its number or
+    −1; "hands", the `State` for each arm; and "device" ("ok", "disconnected" or "stale"), whose changes ``say`` tells.
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], device: Device, task: AnyTask, config: TakeoverConfig | None = None
+        self,
+        env: gym.Env[Any, Any],
+        device: Device,
+        task: AnyTask,
+        config: TakeoverConfig | None = None,
+        say: Callable[[str], None] = log.warning,
     ) -> None:
         super().__init__(env)
         self._device = device
         self._task = task
-        self._machine = TakeoverMachine(config)
+        self._config = config or TakeoverConfig()
+        self._machine = TakeoverMachine(self._config, len(task.arms))
+        self._easings = [Easing(arm, self._config.ease) for arm in task.arms]
+        self._say = say
+        self._now = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Begin an episode. Raises `ConfigError` if the device has no button where the clutch should be."""
         obs, info = self.env.reset(seed=seed, options=options)
         self._machine.reset()
         self._device.reset()
+        for easing in self._easings:
+            easing.reset()
+        self._now = info["time"]
+        self._check_clutch()
         return obs, info
 
-    def step(self, action: npt.NDArray[np.float32]) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Action) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         proposal = np.array(action, np.float32)
         reading = self._device.read()
-        takeover = self._machine.update(reading)
-        executed = device_action(self._task, reading) if takeover >= 0 else proposal
+        takeover = self._update(reading)
+        executed = self._executed(proposal, reading)
         obs, reward, terminated, truncated, info = self.env.step(executed)
+        self._now = info["time"]
         kept = {
             "executed": executed.copy(),
             "proposal": proposal,
-            "who": "operator" if takeover >= 0 else "policy",
+            "who": max(self._machine.leads, key=("policy", "nobody", "operator").index),
             "takeover": takeover,
+            "hands": self._machine.states,
             "device": self._machine.device,
         }
         return obs, reward, terminated, truncated, {**info, **kept}
+
+    def _update(self, reading: Reading) -> int:
+        """The takeover of this step; says so when the device is lost, or is back."""
+        before, held = self._machine.device, State.LOST in self._machine.states
+        takeover = self._machine.update(reading, self._now)
+        after, holds = self._machine.device, State.LOST in self._machine.states
+        if after not in (before, "ok"):
+            self._say(f"the input device is {after}" + (": the arm stands still until it is back" if holds else ""))
+        elif after != before:
+            self._say("the input device is back" + (": let go of it, then take over again" if holds else ""))
+        elif held and not holds:
+            self._say("taken over again")
+        return takeover
+
+    def _executed(self, proposal: Action, reading: Reading) -> Action:
+        policy = [part.astype(np.float32) for part in split_action(self._task, proposal)]
+        led: dict[Who, list[Action]] = {"policy": policy, "nobody": [np.zeros_like(part) for part in policy]}
+        if "operator" in self._machine.leads:
+            led["operator"] = _hand_actions(self._task, reading, self._config)
+        parts = [
+            easing.step(led[who][number], who)
+            for number, (easing, who) in enumerate(zip(self._easings, self._machine.leads, strict=True))
+        ]
+        return join_actions(self._task, parts)
+
+    def _check_clutch(self) -> None:
+        clutch = self._config.clutch
+        if clutch is None:
+            return
+        buttons = len(self._device.read().buttons) // len(self._task.arms)
+        if clutch >= buttons:
+            raise ConfigError(
+                f"takeover: the clutch is button {clutch}, but each hand of this device has the buttons 0 to "
+                f"{buttons - 1}: choose one of them, or take over by pushing (no clutch)"
+            )

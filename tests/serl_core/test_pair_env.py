@@ -17,6 +17,7 @@ from serl_core.envs.build import build_env
 from serl_core.envs.pair_env import PairEnv, same_clock, state_layout
 from serl_core.envs.robot_env import action_space, observation_space
 from serl_core.envs.takeover import device_action
+from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.pairs import PairTask
 from serl_core.teleop.pair import PairDevice
 
@@ -281,7 +282,7 @@ def test_a_reset_that_one_arm_refuses_ends_the_others():
 
 
 def test_two_devices_are_one_takeover():
-    """Guards the takeover path: either hand takes over both arms, and a lost device ends it for both."""
+    """Guards the takeover path: either hand takes over both arms, and with a lost device both stand still."""
     two = Two()
     left = Hand([push(0.0), push(1.0, buttons=(True, False)), push(0.0), push(0.0)])
     right = Hand([push(0.0), push(0.0), push(0.0, -1.0), push(0.0, connected=False)])
@@ -294,11 +295,12 @@ def test_two_devices_are_one_takeover():
         clock=LockstepClock(0.1, two.advance),
         truth=lambda: truth,
         device=PairDevice(left, right),
+        takeover=TakeoverConfig(ease=0),
     )
     env.reset(seed=0)
     policy = np.full(14, 0.1, np.float32)
     infos = [env.step(policy)[4] for _ in range(4)]
-    assert [info["who"] for info in infos] == ["policy", "operator", "operator", "policy"]
+    assert [info["who"] for info in infos] == ["policy", "operator", "operator", "nobody"]
     assert infos[1]["executed"][0] == 1.0 and infos[1]["executed"][12] == -1.0
     assert np.count_nonzero(infos[1]["executed"]) == 2  # the right hand rests, and so does the right arm
     assert infos[2]["executed"][7] == -1.0 and np.count_nonzero(infos[2]["executed"]) == 1

@@ -1,15 +1,18 @@
+"""When a person takes over, what the robot is handed then, and what is kept of it."""
+
 from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 from env_parts import REACH, Arm, Hand, push
-from hypothesis import given
-from hypothesis import strategies as st
 
 from serl_core.config import ConfigError
 from serl_core.envs.build import build_env
-from serl_core.envs.takeover import Takeover, TakeoverConfig, TakeoverMachine, device_action
+from serl_core.envs.takeover import Easing, Takeover, device_action
+from serl_core.envs.takeover_machine import TakeoverConfig, TakeoverMachine
+from serl_core.pairs import PairTask
+from serl_core.teleop.device import Reading
 
 PROPOSAL = np.array([0.5, -0.25, 0.125, 0.0], np.float32)
 
@@ -26,89 +29,18 @@ class Handed(gym.Wrapper):
         return self.env.step(action)
 
 
-def machine(*readings) -> list[int]:
-    logic = TakeoverMachine()
-    return [logic.update(reading) for reading in readings]
-
-
-# ── the machine ──
-
-
-def test_takeovers_begin_at_once_end_after_a_delay_and_count_up():
-    """Guards the numbers that learning from takeovers relies on."""
-    rest = [push()] * 5
-    assert machine(push(), push(0.5), *rest, push(0, 0.3), push()) == [-1, 0, 0, 0, 0, -1, -1, 1, 1]
-
-
-def test_a_short_rest_does_not_end_a_takeover():
-    """Guards against handing the robot back to the policy in the middle of a correction."""
-    assert machine(push(0.5), push(), push(), push(0.5), push(), push(), push()) == [0] * 7
-
-
-def test_a_button_takes_over_and_keeps_it():
-    """Guards the gripper: closing it takes longer than the release delay, with the hand at rest."""
-    pressed = push(buttons=(True, False))
-    assert machine(*[pressed] * 6, *[push()] * 4) == [0] * 9 + [-1]
-
-
-def test_a_weak_push_keeps_a_takeover_but_does_not_begin_one():
-    """Guards the gap between the two thresholds."""
-    assert machine(push(0.1), push(0.2), *[push(0.1)] * 6) == [-1] + [0] * 7
-
-
-@pytest.mark.parametrize(("change", "name"), [({"connected": False}, "disconnected"), ({"age": 1.0}, "stale")])
-def test_a_lost_device_neither_begins_nor_keeps_a_takeover(change, name):
-    """Guards against a robot that goes on with the last push of an unplugged device."""
-    logic = TakeoverMachine()
-    assert logic.update(replace(push(0.9), **change)) == -1
-    assert logic.update(push(0.9)) == 0 and logic.device == "ok"
-    assert logic.update(replace(push(0.9), **change)) == -1 and logic.device == name
-
-
-def test_a_reading_that_is_not_finite_is_as_good_as_none():
-    """Guards the robot against a broken device driver."""
-    assert machine(push(0.9), push(np.nan)) == [0, -1]
-
-
-def test_thresholds_in_the_wrong_order_are_refused():
-    """Guards against a configuration that flickers."""
-    with pytest.raises(ConfigError, match="release"):
-        TakeoverConfig(engage=0.1, release=0.2)
-
-
-@given(st.floats(0.0, 1.0), st.integers(0, 2**32 - 1))
-def test_axis_noise_never_makes_a_takeover_flicker(level, seed):
-    """Guards every steady push, whatever its strength: 1 % noise starts it at most once and never ends it."""
-    rng = np.random.default_rng(seed)
-    twist = np.array([level, 0, 0, 0, 0, 0])
-    ids = machine(*[replace(push(), twist=twist + rng.uniform(-0.01, 0.01, 6)) for _ in range(60)])
-    assert set(ids) <= {-1, 0}
-    assert ids == sorted(ids)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(5, 12)), min_size=1, max_size=8), st.integers(0, 2**32 - 1))
-def test_noise_changes_no_takeover_of_a_person(phases, seed):
-    """Guards counts of takeovers: pushes and rests give the same numbers with and without 1 % noise."""
-    rng = np.random.default_rng(seed)
-    clean = [push(0.4 if pushing else 0.0) for pushing, length in phases for _ in range(length)]
-    noisy = [replace(reading, twist=reading.twist + rng.uniform(-0.01, 0.01, 6)) for reading in clean]
-    assert machine(*clean) == machine(*noisy)
-
-
-# ── the wrapper ──
-
-
-def make(hand: Hand) -> tuple[gym.Env, Handed, Arm]:
+def make(hand: Hand, config: TakeoverConfig | None = None, say=lambda text: None) -> tuple[gym.Env, Handed]:
+    """Hands are not eased unless ``config`` says so."""
     arm = Arm()
     inner = Handed(build_env(REACH, arm.robot, obs="state", clock=arm.clock(), truth=arm.truth))
-    env = Takeover(inner, hand, REACH)
+    env = Takeover(inner, hand, REACH, config or TakeoverConfig(ease=0), say)
     env.reset(seed=0)
-    return env, inner, arm
+    return env, inner
 
 
 def test_the_stored_action_is_the_one_handed_over_with_the_proposal_beside_it():
     """Guards what is learnt from: the operator's action during a takeover, the policy's outside of one."""
-    env, inner, _ = make(Hand([push(), push(0.3, -2.0, 0.6, 0.9), push(0.3, buttons=(True, False))]))
+    env, inner = make(Hand([push(), push(0.3, -2.0, 0.6, 0.9), push(0.3, buttons=(True, False))]))
     infos = [env.step(PROPOSAL)[4] for _ in range(3)]
     for handed, info in zip(inner.actions, infos, strict=True):
         assert info["executed"].dtype == np.float32
@@ -134,19 +66,64 @@ def test_what_the_guard_bends_stands_beside_the_action_and_does_not_replace_it()
     assert info["target"][0] - before["state"].pose[0] == pytest.approx(arm.robot.metadata.limits.step)
 
 
-def test_a_lost_device_is_said_and_the_policy_goes_on():
+def test_a_device_lost_in_a_takeover_stops_the_arm_until_it_is_taken_up_again():
+    """Guards against a policy that goes on with whatever the person was just preventing."""
+    said: list[str] = []
+    gone, hand = push(0.5, connected=False), Hand([])
+    env, inner = make(hand, say=said.append)
+    hand.readings = [push(), push(0.5), gone, gone, push(0.5), push(), push(0.5)]
+    infos = [env.step(PROPOSAL)[4] for _ in range(7)]
+    assert [info["who"] for info in infos] == ["policy", "operator", *["nobody"] * 4, "operator"]
+    assert [info["takeover"] for info in infos] == [-1, 0, 0, 0, 0, 0, 0]
+    assert [info["device"] for info in infos[1:5]] == ["ok", "disconnected", "disconnected", "ok"]
+    assert [np.any(action) for action in inner.actions] == [True, True, False, False, False, False, True]
+    assert len(said) == 3 and "stands still" in said[0] and "let go of it" in said[1] and "again" in said[2]
+
+
+def test_without_a_takeover_a_lost_device_is_said_and_the_policy_goes_on():
     """Guards unattended hours: an unplugged device is visible and does not stop the run."""
-    env, inner, _ = make(Hand([push(0.5), push(0.5, connected=False)]))
-    env.step(PROPOSAL)
-    info = env.step(PROPOSAL)[4]
+    said: list[str] = []
+    env, inner = make(Hand([push(connected=False)] * 2), say=said.append)
+    info = [env.step(PROPOSAL)[4] for _ in range(2)][-1]
     assert (info["who"], info["device"]) == ("policy", "disconnected")
+    assert said == ["the input device is disconnected"]
     np.testing.assert_array_equal(inner.actions[-1], PROPOSAL)
+
+
+def test_who_comes_eases_in_and_who_goes_is_out_at_once():
+    """Guards the arm against a jump, and the person against half a step of what they took over from."""
+    push_on = push(-0.4, -0.25, 0.4, buttons=(True, False))
+    hand = Hand([push(), push_on, push_on, *[push(0.02)] * 5, push()])
+    env, inner = make(hand, TakeoverConfig(ease=1))
+    infos = [env.step(PROPOSAL)[4] for _ in range(9)]
+    assert [info["who"] for info in infos] == ["policy"] + ["operator"] * 5 + ["policy"] * 3
+    np.testing.assert_allclose(inner.actions[1], [-0.2, -0.25, 0.2625, -1.0], atol=1e-6)  # y: both alike, no dip
+    np.testing.assert_allclose(inner.actions[2], [-0.4, -0.25, 0.4, -1.0], atol=1e-6)
+    np.testing.assert_allclose(inner.actions[6], [0.26, -0.125, 0.0625, 0.0], atol=1e-6)
+    np.testing.assert_array_equal(inner.actions[7], PROPOSAL)
+    for info, action in zip(infos, inner.actions, strict=True):
+        np.testing.assert_array_equal(info["executed"], action)
+
+
+def test_a_clutch_that_the_device_does_not_have_is_refused():
+    """Guards against a takeover that could never begin."""
+    with pytest.raises(ConfigError, match=r"clutch is button 2, but .* the buttons 0 to 1"):
+        make(Hand(), TakeoverConfig(clutch=2))
+
+
+def test_let_go_of_the_clutch_the_arm_waits_and_the_policy_comes_back():
+    """Guards against a thumb that slips, and against a hand that moves the arm without its clutch."""
+    held, loose = push(0.5, buttons=(False, False, True)), push(0.5, buttons=(False, True, False))
+    env, inner = make(Hand([loose, loose, held, loose, loose, held, *[loose] * 5]), TakeoverConfig(clutch=2, ease=0))
+    who = [env.step(PROPOSAL)[4]["who"] for _ in range(10)]
+    assert who == ["policy", "operator", "nobody", "nobody", "operator", *["nobody"] * 3, "policy", "policy"]
+    assert not any(np.any(action) for action, led in zip(inner.actions, who, strict=True) if led == "nobody")
 
 
 def test_a_reset_ends_a_takeover_and_its_number_is_not_used_again():
     """Guards takeover numbers across episodes."""
     hand = Hand([push(0.5), push(0.5)])
-    env, _, _ = make(hand)
+    env, _ = make(hand)
     assert env.step(PROPOSAL)[4]["takeover"] == 0
     env.reset(seed=1)
     assert hand.resets == 2
@@ -156,3 +133,72 @@ def test_a_reset_ends_a_takeover_and_its_number_is_not_used_again():
 def test_both_buttons_together_mean_nothing():
     """Guards against a gripper that toggles while a person holds both."""
     assert device_action(REACH, push(buttons=(True, True)))[3] == 0.0
+
+
+def test_gains_and_masks_shape_what_the_hand_means():
+    """Guards an axis that a person switched off, or slowed down, for a task."""
+    config = TakeoverConfig(gains=(0.5, 0.0, -1.0, 1.0, 1.0, 1.0))
+    np.testing.assert_allclose(device_action(REACH, push(0.4, 0.4, 0.4), config)[:3], [0.2, 0.0, -0.4])
+    logic = TakeoverMachine(config)
+    assert logic.update(push(0.0, 0.9), 0.0) == -1
+    assert logic.update(push(0.16, 0.9), 0.1) == 0  # the hand's motion counts, not what the gain makes of it
+
+
+def test_a_button_that_is_the_clutch_is_not_the_grippers():
+    """Guards against a gripper that closes with every takeover."""
+    pressed = push(buttons=(True, False))
+    assert device_action(REACH, pressed, TakeoverConfig(clutch=0))[3] == 0.0
+    assert device_action(REACH, pressed)[3] == -1.0
+
+
+PAIR = PairTask("pair", "", 10, left=REACH, right=REACH)
+
+
+class Still(gym.Env):
+    """Does nothing, for so long."""
+
+    observation_space = gym.spaces.Box(-1, 1, (1,))
+    action_space = gym.spaces.Box(-1, 1, (PAIR.action_dim,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.time = 0.0
+        return np.zeros(1, np.float32), {"time": 0.0}
+
+    def step(self, action):
+        self.time += 0.1
+        return np.zeros(1, np.float32), 0.0, False, False, {"time": self.time}
+
+
+def both(left: float, right: float) -> Reading:
+    return Reading(np.array([left, *[0.0] * 5, right, *[0.0] * 5]), (False,) * 4)
+
+
+@pytest.mark.parametrize(
+    ("hands", "lefts", "rights", "numbers"),
+    [
+        ("each", [0.9, 0.5, 0.5, 0.9, 0.9], [0.9, 0.9, 0.5, 0.5, 0.9], [-1, 0, 0, 0, -1]),
+        ("together", [0.9, 0.5, 0.5, 0.0, 0.9], [0.9, 0.0, 0.5, 0.5, 0.9], [-1, 0, 0, 0, -1]),
+    ],
+)
+def test_two_arms_are_taken_over_together_or_each_by_its_hand(hands, lefts, rights, numbers):
+    """Guards the second arm: it follows its policy, or stands still, as the config says, and the number covers both."""
+    handed = Handed(Still())
+    readings = [both(0, 0), both(0.5, 0), both(0.5, 0.5), both(0, 0.5), both(0, 0)]
+    env = Takeover(handed, Hand(readings), PAIR, TakeoverConfig(ease=0, release_delay=0.0, hands=hands))
+    env.reset()
+    found = [env.step(np.full(PAIR.action_dim, 0.9, np.float32))[4]["takeover"] for _ in range(5)]
+    np.testing.assert_allclose([action[0] for action in handed.actions], lefts, atol=1e-6)
+    np.testing.assert_allclose([action[3] for action in handed.actions], rights, atol=1e-6)
+    assert found == numbers
+
+
+def test_easing_never_exceeds_what_is_wanted_nor_turns_against_it():
+    """Guards any change of hands, however the two disagree."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        easing = Easing(REACH, steps=int(rng.integers(0, 4)))
+        for who in rng.choice(["policy", "operator", "nobody"], 12).tolist():
+            wanted = rng.uniform(-1, 1, 4).astype(np.float32) * (who != "nobody")
+            eased = easing.step(wanted, who)
+            assert eased.dtype == np.float32 and eased[3] == wanted[3]
+            assert (np.abs(eased) <= np.abs(wanted) + 1e-6).all() and (eased * wanted >= 0).all()
