@@ -37,10 +37,14 @@ MAX_DEPTH = 32
 MAX_NDIM = 8
 
 _ARRAY = 1  # msgpack extension code
+_PLAIN = frozenset((type(None), bool, int, float, str, bytes))  # what msgpack writes and reads as it is
+_TEXT = frozenset((str,))
+_LEAVES = _PLAIN | {np.ndarray}
 _CODES = ("|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8")
 _DTYPES = {code: np.dtype(code) for code in _CODES}
 _MAGIC = b"SWB1"
 _ALIGN = 8  # so that arrays inside a blob are aligned
+_PADDING = [bytes(-length % _ALIGN) for length in range(_ALIGN)]
 
 
 class WireError(ValueError):
@@ -89,12 +93,17 @@ def decode(frames: Sequence[Buffer], max_bytes: int = MAX_BYTES, max_frames: int
 
 def pack(tree: Tree) -> bytes:
     """``tree`` as one blob, for files: magic, number of frames, their lengths, the frames (8-byte aligned)."""
-    frames = [memoryview(frame).cast("B") for frame in encode(tree)]
-    lengths = [len(frame) for frame in frames]
+    return b"".join(pack_parts(tree))
+
+
+def pack_parts(tree: Tree) -> list[Buffer]:
+    """The pieces of `pack`, to be put together where they are needed. Views of the arrays, as `encode` gives them."""
+    frames = encode(tree)
+    lengths = list(map(len, frames))
     parts: list[Buffer] = [_MAGIC, struct.pack(f"<I{len(lengths)}Q", len(lengths), *lengths)]
-    for frame in frames:
-        parts += [frame, bytes(-len(frame) % _ALIGN)]
-    return b"".join(parts)
+    for frame, length in zip(frames, lengths, strict=True):
+        parts += [frame, _PADDING[length % _ALIGN]]
+    return parts
 
 
 def unpack(blob: Buffer, max_bytes: int = MAX_BYTES) -> Tree:
@@ -117,20 +126,27 @@ def unpack(blob: Buffer, max_bytes: int = MAX_BYTES) -> Tree:
 
 def _lower(node: Tree, depth: int, buffers: list[Buffer]) -> Tree:
     """``node`` as msgpack can write it; the bytes of its arrays are appended to ``buffers``."""
+    kind = type(node)  # the common kinds first: to ask whether something is a Mapping takes a microsecond
+    if kind in _PLAIN:
+        return node
+    if isinstance(node, np.ndarray):
+        return _describe(node, buffers)
     if isinstance(node, np.generic):
         node = node.item()
-    if node is None or isinstance(node, (bool, int, float, str, bytes)):
+    if isinstance(node, (bool, int, float, str, bytes)):  # also of a subclass
         return node
     if depth >= MAX_DEPTH:
         raise WireError(f"tree nested deeper than {MAX_DEPTH}")
-    if isinstance(node, Mapping):
+    if kind is dict or isinstance(node, Mapping):
         _check_count(node)
-        return {_key(key): _lower(value, depth + 1, buffers) for key, value in node.items()}
+        _check_keys(node)
+        return {
+            key: value if type(value) in _PLAIN else _lower(value, depth + 1, buffers)  # most are: no call
+            for key, value in node.items()
+        }
     if isinstance(node, (list, tuple)):
         _check_count(node)
         return [_lower(value, depth + 1, buffers) for value in node]
-    if isinstance(node, np.ndarray):
-        return _describe(node, buffers)
     raise WireError(f"a {type(node).__name__} cannot travel; use plain values, lists, dicts and arrays")
 
 
@@ -138,9 +154,9 @@ def _describe(array: npt.NDArray[Any], buffers: list[Buffer]) -> msgpack.ExtType
     code = _code(array.dtype)
     if array.ndim > MAX_NDIM or len(buffers) >= MAX_ARRAYS:
         raise WireError(f"more than {MAX_NDIM} dimensions or {MAX_ARRAYS} arrays")
-    contiguous = np.ascontiguousarray(array, dtype=_DTYPES[code])
     descriptor = _descriptor(code, len(buffers), array.shape)
-    buffers.append(contiguous.reshape(-1).view(np.uint8).data)
+    contiguous = np.ascontiguousarray(array, dtype=_DTYPES[code])
+    buffers.append(contiguous.data.cast("B") if array.size else b"")
     return descriptor
 
 
@@ -163,11 +179,14 @@ def _descriptor(dtype: str, index: int, shape: tuple[int, ...]) -> msgpack.ExtTy
 def _check_sizes(frames: Sequence[Buffer], max_bytes: int, max_frames: int) -> None:
     if not frames:
         raise WireError("empty message: no header frame")
-    sizes = list(map(len, frames))
-    counts = {"frames": len(sizes), "header bytes": sizes[0], "bytes": sum(sizes)}
-    for (what, size), cap in zip(counts.items(), (max_frames, MAX_HEADER, max_bytes), strict=True):
-        if size > cap:
-            raise WireError(f"message of {size} {what}; at most {cap} are allowed")
+    _check_size("frames", len(frames), max_frames)
+    _check_size("header bytes", len(frames[0]), MAX_HEADER)
+    _check_size("bytes", sum(map(len, frames)), max_bytes)
+
+
+def _check_size(what: str, size: int, cap: int) -> None:
+    if size > cap:
+        raise WireError(f"message of {size} {what}; at most {cap} are allowed")
 
 
 def _unpack(data: Buffer, array: Callable[[int, bytes], Any]) -> Tree:
@@ -187,8 +206,8 @@ def _array(descriptor: bytes, index: int, buffer: Buffer) -> npt.NDArray[Any]:
     if size != len(buffer):
         raise WireError(f"array {index}: {dtype} of shape {shape} does not fill {len(buffer)} bytes")
     try:
-        return np.frombuffer(buffer, dtype).reshape(shape) if len(buffer) else np.empty(shape, dtype)
-    except ValueError as error:
+        return np.ndarray(shape, dtype, buffer)
+    except (ValueError, TypeError) as error:
         raise WireError(f"array {index}: shape {shape} is impossible: {error}") from error
 
 
@@ -209,24 +228,30 @@ def _described(descriptor: bytes, index: int) -> tuple[np.dtype[Any], tuple[int,
 
 def _check_tree(node: Tree, depth: int) -> None:
     """Refuse what msgpack lets through: other types, keys that are not str, too deep nesting."""
-    if node is None or isinstance(node, (bool, int, float, str, bytes, np.ndarray)):
+    kind = type(node)
+    if kind in _LEAVES:
         return
     if depth >= MAX_DEPTH:
         raise WireError(f"tree nested deeper than {MAX_DEPTH}")
-    if isinstance(node, dict):
-        for key, value in node.items():
-            _key(key)
+    if kind is dict:
+        _check_keys(node)
+        node = node.values()
+    elif kind is not list:
+        raise WireError(f"a {kind.__name__} is not allowed in a message")
+    for value in node:
+        if type(value) not in _LEAVES:  # most are: no call
             _check_tree(value, depth + 1)
-    elif isinstance(node, list):
-        for value in node:
-            _check_tree(value, depth + 1)
-    else:
-        raise WireError(f"a {type(node).__name__} is not allowed in a message")
 
 
 def _check_count(node: Mapping[str, Tree] | Sequence[Tree]) -> None:
     if len(node) > MAX_ITEMS:
         raise WireError(f"{len(node)} items in one container; at most {MAX_ITEMS}: use an array")
+
+
+def _check_keys(node: Mapping[Any, Any]) -> None:
+    if set(map(type, node)) - _TEXT:  # all at once
+        for key in node:
+            _key(key)
 
 
 def _key(key: Any) -> str:
