@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from zlib_ng.zlib_ng import crc32, crc32_combine
 
@@ -30,8 +29,7 @@ class McapError(ValueError):
     """Bytes that are not the MCAP records expected here; the text names the fault."""
 
 
-@dataclass(frozen=True)
-class Message:
+class Message(NamedTuple):
     """``data`` on ``channel``; ``sequence`` counts per channel, ``log_time`` in ns since 1970."""
 
     channel: int

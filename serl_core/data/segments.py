@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from robot_servers import wire
 from serl_core.data import mcap
@@ -23,8 +24,7 @@ class StoreError(Exception):
     """The store cannot do what was asked; the text says why and what to do next."""
 
 
-@dataclass(frozen=True)
-class Channel:
+class Channel(NamedTuple):
     """Whose records: actor session, "demo" or "online", and the kind: "EpisodeStart", "Step" or "Judgement"."""
 
     actor: str

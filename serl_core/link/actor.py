@@ -80,6 +80,7 @@ class ActorLink:
         if self._courier:
             return self
         self._spool.open(self.session)
+        protocol.keep_freed_memory()
         self._view.heard = time.monotonic()
         self._courier = Courier(self.address, self._actor_id, self._spool, self._view, self._away_after, self._keys)
         self._courier.start()
@@ -88,7 +89,7 @@ class ActorLink:
     def send(self, record: Message) -> int:
         """Spool ``record`` and return its number; from then on it survives a kill of this process."""
         self._check()
-        seq = self._spool.append(wire.pack(record_to_tree(record)))
+        seq = self._spool.append(*wire.pack_parts(record_to_tree(record)))
         if self._courier:
             self._courier.wake()
         return seq

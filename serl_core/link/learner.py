@@ -15,7 +15,7 @@ import logging
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from robot_servers import wire
 from robot_servers.keys import ServerKeys
@@ -30,8 +30,7 @@ from serl_core.types import Message, record_from_tree
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One record of ``actor`` (its session), number ``seq``. The store writes ``packed``, of this ``crc``, as it is."""
 
     actor: str
@@ -92,6 +91,7 @@ class LearnerLink:
         """Start serving. Raises `LinkError` if the address is taken. A port of ``*`` picks a free one."""
         if self._porter:
             return self
+        protocol.keep_freed_memory()
         self._porter = Porter(self.address, self._shared, self._limits, self._keys, self._budget)
         self.address = self._porter.address
         self._porter.thread.start()

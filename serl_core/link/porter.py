@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import zmq
@@ -175,12 +175,12 @@ class Porter:
         if peer is None or name not in peer.sessions:
             return self._say(ident, protocol.message(protocol.WHO))
         peer.heard = time.monotonic()
-        if len(frames) != 2:
+        if len(frames) < 2:
             raise wire.WireError("data without a run of entries")
-        run = list(islice(entries(frames[1]), protocol.RUN_RECORDS + 1))
+        run = list(islice(chain.from_iterable(map(entries, frames[1:])), protocol.RUN_RECORDS + 1))
         if len(run) > protocol.RUN_RECORDS:
             raise wire.WireError(f"a run of more than {protocol.RUN_RECORDS} entries")
-        wait = self._budget.wait(peer.actor, len(run), len(frames[1]), peer.heard)
+        wait = self._budget.wait(peer.actor, len(run), sum(map(len, frames[1:])), peer.heard)
         if wait:
             self._put_off[name] = peer.heard + wait
         else:

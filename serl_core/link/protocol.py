@@ -4,7 +4,7 @@
 
     actor → learner                                   learner → actor
     hello  protocol, actor, sessions, version         welcome  protocol, stored        or  refused  text
-    data   session + a run of entries                 ack      stored: {session: seq}
+    data   session + runs of entries                  ack      stored: {session: seq}
                                                       resend   session, seq
     ping   version, got                               report   time of silence is bounded by these
                                                       weights  version, crc + encoded {params, meta}
@@ -12,7 +12,8 @@
 
 ``sessions`` maps each session in the spool to ``[first, last]`` number; ``stored`` is cumulative:
 everything up to that number is in the store. A run of entries is a piece of a spool file as it is
-(`serl_core.link.segment`): each with its length, CRC-32 and number before the packed record.
+(`serl_core.link.segment`): each with its length, CRC-32 and number before the packed record. Every frame
+behind the map is such a run; together they hold at most `RUN_RECORDS`.
 Hello and refused keep their form in every version.
 """
 
@@ -30,7 +31,7 @@ from robot_servers import keys, wire
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 2
+PROTOCOL = 3
 HELLO, DATA, PING = b"hello", b"data", b"ping"
 WELCOME, REFUSED, ACK, RESEND, REPORT, WEIGHTS, WHO = (
     b"welcome",
@@ -45,6 +46,7 @@ BEAT = 0.25  # s between heartbeats
 MAX_WEIGHTS = 1 << 30  # bytes
 MAX_DATA = wire.MAX_BYTES + 1024  # bytes: one record of the largest size, with its head
 RUN_RECORDS, RUN_BYTES = 64, 4 << 20  # of one data message, unless a single record is larger
+_LARGE = (32 << 20) - (64 << 10)  # bytes: a little below glibc's bound; never touched, so it costs nothing
 GATHER = 0.002  # s; more often than this neither records nor acknowledgements are sent: it costs both processes
 
 
@@ -91,6 +93,15 @@ def check_address(address: str, secured: bool, insecure: bool) -> None:
         keys.check_address(address, secured, insecure)
     except keys.KeyProblem as problem:
         raise LinkError(str(problem)) from problem
+
+
+def keep_freed_memory() -> None:
+    """Let the allocator keep what is freed, up to 64 MB, instead of giving it back at once: each record would fetch
+    its 25 pages anew, which costs as much as to send it.
+
+    Freeing one large block raises glibc's own thresholds (mallopt(3), M_MMAP_THRESHOLD); elsewhere it does nothing.
+    """
+    bytes(_LARGE)
 
 
 class Waker:

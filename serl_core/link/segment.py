@@ -19,6 +19,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from zlib_ng.zlib_ng import crc32
 
@@ -34,8 +35,7 @@ RELEASED = struct.Struct("<Q")
 ENTRY = struct.Struct("<IIII")
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One payload, its number within its session and its CRC-32."""
 
     seq: int
@@ -45,11 +45,16 @@ class Entry:
 
 @dataclass(frozen=True)
 class Run:
-    """``count`` consecutive entries of ``session``, heads included, as they lie on disk."""
+    """``count`` consecutive entries of ``session``, heads included, as they lie on disk: one or more per frame."""
 
     session: str
     count: int
-    data: bytes
+    frames: list[bytes | bytearray]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all."""
+        return sum(map(len, self.frames))
 
 
 def entries(data: bytes | memoryview) -> Iterator[Entry]:
@@ -92,7 +97,7 @@ class Segment:
         try:
             fd = os.open(spare, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644) if fresh else fd
             segment = cls(path, number, session, base, first, fd, array("Q", [0]))
-            segment._write([head])
+            segment._write(head)
             spare.rename(path)
         except OSError as error:
             if fd >= 0:
@@ -116,13 +121,13 @@ class Segment:
         """Bytes of its entries."""
         return self.ends[-1] - self.ends[0]
 
-    def append(self, head: bytes, payload: bytes) -> None:
-        """Add an entry, all of it or nothing. Raises `LinkError`."""
+    def append(self, entry: bytes | bytearray) -> None:
+        """Add an entry, head included: all of it or nothing. Raises `LinkError`."""
         try:
-            self._write([head, payload])
+            self._write(entry)
         except OSError as error:
             raise cannot_spool(self.path, error) from error
-        self.ends.append(self.ends[-1] + len(head) + len(payload))
+        self.ends.append(self.ends[-1] + len(entry))
 
     def span(self, position: int, max_records: int, max_bytes: int) -> tuple[int, int, int]:
         """``(count, start, stop)`` of the entries from ``position`` on: at least one, else within the limits."""
@@ -137,7 +142,7 @@ class Segment:
         data = os.pread(self.fd, stop - start, start)
         if len(data) < stop - start:
             raise LinkError(f"{self.path} was cut by another program; records of {self.session} are missing")
-        return Run(self.session, count, data)
+        return Run(self.session, count, [data])
 
     def note_released(self, count: int) -> None:
         os.pwrite(self.fd, RELEASED.pack(count), len(MAGIC))
@@ -150,11 +155,11 @@ class Segment:
         os.close(self.fd)
         self.path.unlink()
 
-    def _write(self, parts: list[bytes]) -> None:
+    def _write(self, data: bytes | bytearray) -> None:
         end = self.ends[-1]
         try:
-            written = os.pwritev(self.fd, parts, end)
-            rest = b"".join(parts)[written:] if written < sum(map(len, parts)) else b""
+            written = os.pwrite(self.fd, data, end)
+            rest = data[written:]
             if rest and os.pwrite(self.fd, rest, end + written) < len(rest):
                 raise OSError("the disk is full")
         except OSError:

@@ -8,7 +8,8 @@ that numbers lost that way are never used twice.
 
 Entries leave when they are released (the count in the header is overwritten). A file all of whose entries
 have left is used again under a new number: to overwrite pages that the operating system holds in memory
-costs a tenth of getting new ones. Memory: 8 bytes per entry, whatever its size.
+costs a tenth of getting new ones. Memory: 8 bytes per entry, whatever its size, and the newest ones until they are
+sent, up to `Fresh.LIMIT`.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ from pathlib import Path
 
 from zlib_ng.zlib_ng import crc32
 
-from robot_servers.wire import MAX_BYTES
+from robot_servers.wire import MAX_BYTES, Buffer
+from serl_core.link.fresh import Fresh
 from serl_core.link.protocol import LinkError
 from serl_core.link.segment import ENTRY, Run, Segment, cannot_spool, load
 from serl_core.syncing import Syncer
 
 log = logging.getLogger(__name__)
+
+_NO_HEAD = bytes(ENTRY.size)  # filled in once the checksum is known: so the pieces are put together in one go
 
 
 class Spool:
@@ -50,6 +54,7 @@ class Spool:
         self._syncer = Syncer(sync_every) if sync_every is not None else None
         self._mutex = threading.Lock()
         self._segments: list[Segment] = []
+        self._fresh = Fresh()
         self._spare: Segment | None = None  # its entries have left
         self._released = 0
         self._bytes = 0
@@ -88,6 +93,7 @@ class Spool:
             for segment in self._segments:
                 os.close(segment.fd)
             self._segments = []
+            self._fresh = Fresh()
             self._discard_spare()
         self._unlock()
 
@@ -107,32 +113,44 @@ class Spool:
         """Size of the files whose entries are still needed."""
         return self._bytes
 
-    def append(self, payload: bytes) -> int:
-        """Add ``payload`` and return its number. Raises `LinkError` when full; then nothing was added."""
+    def append(self, *parts: Buffer) -> int:
+        """Add a payload, given in pieces; its number. Raises `LinkError` when full; then nothing was added."""
         if self._lock_fd < 0:
             raise LinkError(f"{self.root}: the spool is not open; connect() the link first")
-        if not 0 < len(payload) <= MAX_BYTES:
-            raise LinkError(f"a record of {len(payload)} bytes cannot travel; at most {MAX_BYTES} are allowed")
-        size = ENTRY.size + len(payload)
-        if self._bytes + size > self._max_bytes:
-            raise LinkError(f"{self.root}: the spool holds {self._bytes} bytes, its limit; is the learner running?")
-        if self._syncer:
-            self._check_disk(self._syncer)
-        crc = crc32(payload)
+        entry = bytearray().join((_NO_HEAD, *parts))
+        self._check(len(entry) - ENTRY.size)
+        crc = crc32(memoryview(entry)[ENTRY.size :])
         with self._mutex:
             segment = self._writable()
-            segment.append(ENTRY.pack(len(payload), crc, self._seq + 1, segment.number), payload)
+            ENTRY.pack_into(entry, 0, len(entry) - ENTRY.size, crc, self._seq + 1, segment.number)
+            segment.append(entry)
+            self._fresh.add(segment.end - 1, entry)
             self._seq += 1
-            self._bytes += size
+            self._bytes += len(entry)
             if self._syncer:
                 self._syncer.changed(segment.path)
             return self._seq
 
+    def _check(self, size: int) -> None:
+        if not 0 < size <= MAX_BYTES:
+            raise LinkError(f"a record of {size} bytes cannot travel; at most {MAX_BYTES} are allowed")
+        if self._bytes + ENTRY.size + size > self._max_bytes:
+            raise LinkError(f"{self.root}: the spool holds {self._bytes} bytes, its limit; is the learner running?")
+        if self._syncer:
+            self._check_disk(self._syncer)
+
     def run(self, position: int, max_records: int, max_bytes: int) -> Run:
-        """The entries from ``position`` on (between `released` and `end`): at least one, all of one file."""
+        """The entries from ``position`` on (between `released` and `end`): at least one, all of one file.
+
+        What has just been spooled comes from memory, once; whatever else from the disk.
+        """
         with self._mutex:
             segment = self._segment_at(position)
-            span = segment.span(position, max_records, max_bytes)
+            until = min(segment.end, position + max_records)
+            fresh = self._fresh.take(position, until, max_bytes)
+            if fresh:
+                return Run(segment.session, len(fresh), fresh)
+            span = segment.span(position, self._fresh.first(until) - position, max_bytes)
         return segment.read(*span)  # outside: only the thread that reads can make the file go
 
     def after(self, session: str, seq: int) -> int:

@@ -23,7 +23,7 @@ def contents(spool: Spool) -> list[tuple[str, int, bytes]]:
     found: list[tuple[str, int, bytes]] = []
     while spool.released + len(found) < spool.end:
         run = spool.run(spool.released + len(found), max_records=3, max_bytes=100)
-        found += [(run.session, entry.seq, bytes(entry.payload)) for entry in entries(run.data)]
+        found += [(run.session, entry.seq, bytes(entry.payload)) for frame in run.frames for entry in entries(frame)]
     return found
 
 
@@ -138,7 +138,7 @@ def test_a_failing_disk_leaves_no_half_entry(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.pwritev", full)
+        patch.setattr("os.pwrite", full)
         with pytest.raises(LinkError, match="free space"):
             spool.append(b"lost")
     assert spool.append(b"after") == 2
