@@ -28,6 +28,7 @@ import tyro
 from examples.benchmarks.soak_ends import CAMERAS, is_whole, number_of
 from robot_servers.hello import STATE_PORT, STOP_PORT
 from serl_core.data.episodes import EpisodeStore
+from serl_core.types import Judgement
 
 RESULTS = Path(__file__).parent / "results"
 PATIENCE = 180.0  # s for everything to arrive in the end
@@ -181,7 +182,7 @@ def count(folder: Path, killed: list[tuple[str, float]]) -> Figures:
     for item in EpisodeStore(folder / "episodes").stored():
         stored.setdefault(item.actor, []).append(item.seq)
         record = item.record()
-        damaged += number_of(record) != item.seq or not is_whole(record)
+        damaged += isinstance(record, Judgement) or number_of(record) != item.seq or not is_whole(record)
     distinct = {session: set(numbers) for session, numbers in stored.items()}
     times = resume_times(arrivals(folder / "arrived"), killed)
     return Figures(

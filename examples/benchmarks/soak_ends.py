@@ -32,7 +32,7 @@ from serl_core.outage import OutlivesServer
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import Session, connected, make_env
 from serl_core.transport import ActorLink, LearnerLink
-from serl_core.types import EpisodeStart, Obs, Record
+from serl_core.types import EpisodeStart, Judgement, Message, Obs, Record
 
 CAMERAS = ("front", "wrist")
 TASK = Task(
@@ -159,8 +159,10 @@ def learner(address: str, robot: str, folder: Path, rate: float) -> None:
                     link.publish(time.time_ns(), PARAMS)
 
 
-def learn_from(replay: Replay, record: Record) -> None:
+def learn_from(replay: Replay, record: Message) -> None:
     """Into replay, unless it belongs to an episode that began before this life of the learner."""
+    if isinstance(record, Judgement):
+        return
     try:
         replay.insert(record)
     except ValueError as error:
