@@ -112,6 +112,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.teleop": {*PLAIN, "serl_core.envs"},
     "serl_core.envs": {*PLAIN, "serl_core.teleop"},
     "serl_core.session": {*PLAIN, "robot_servers.client", "robot_servers.keys", "serl_core.envs", "serl_core.teleop"},
+    "serl_core.devices": {*PLAIN, "serl_core.teleop"},
     "serl_core.outage": {"robot_servers.interface", "robot_servers.channel"},
     "serl_core.jog": PLAIN,
     "serl_core.taskfile": {"robot_servers.interface", "robot_servers.geometry", "serl_core.config"},

@@ -40,14 +40,20 @@ def open_device(
     asked = parse_spec(spec, arms)
     if asked.shape.frame == "base" and len(states) < arms:
         raise ConfigError(f"{asked.kind}: frame=base needs a robot that says where its tool points; leave it out here")
-    with contextlib.ExitStack() as stack:
-        readers = [stack.enter_context(Reader(source)) for source in sources_of(asked, listeners)]
+    with open_readers(asked, listeners) as readers:
         log.info("input from %s", " and ".join(reader.label for reader in readers))
         hands = [
             ShapedDevice(reader, asked.shape, states[number] if states else None)
             for number, reader in enumerate(readers)
         ]
         yield hands[0] if len(hands) == 1 else PairDevice(*hands)
+
+
+@contextlib.contextmanager
+def open_readers(spec: DeviceSpec, listeners: list[Listener] | None = None) -> Iterator[list[Reader]]:
+    """The devices themselves, one for each hand: their readings are in the frame of the hand, as they come."""
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Reader(source)) for source in sources_of(spec, listeners)]
 
 
 def sources_of(spec: DeviceSpec, listeners: list[Listener] | None = None) -> list[Source]:

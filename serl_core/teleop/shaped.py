@@ -55,14 +55,11 @@ def turned(twist: Array, degrees: float) -> Array:
 class ShapedDevice:
     """Satisfies `Device`: a device whose axes are the hand's, in the tool's frame.
 
-    ``state`` tells where the tool points; needed for the frame "base" only (`ConfigError` without).
+    ``state`` tells where the tool points; needed for the frame "base" only.
     """
 
     def __init__(self, device: Device, shape: Shape, state: Callable[[], RobotState] | None = None) -> None:
-        if shape.frame == "base" and state is None:
-            raise ConfigError(
-                "frame=base needs to know where the tool points, and there is no robot here: leave it out"
-            )
+        assert shape.frame == "tcp" or state is not None
         self._device, self._shape, self._state = device, shape, state
 
     def reset(self) -> None:
