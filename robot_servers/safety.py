@@ -97,6 +97,7 @@ class Guard:
         self._answered = -math.inf  # newest state that an accepted command answers
         self._alarms: frozenset[str] = frozenset()
         self._soft_until = -math.inf
+        self._coming_back = False  # from outside of the limits, slowly, until it is inside
         self._reset_since = -math.inf
 
     # ── limits ──
@@ -165,7 +166,7 @@ class Guard:
         return self._slew.advance(goal, state.pose, self.own, pace), gripper
 
     def _pace(self, limits: Limits, shares: tuple[float, float], state: RobotState) -> Pace:
-        slow = SOFT_PACE if self.soft(state.time) or outside(state.pose, self.own) else 1.0
+        slow = SOFT_PACE if self.soft(state.time) or self._coming_back else 1.0
         return Pace.of(limits, slow * shares[0], slow * shares[1])
 
     def rest(self, state: RobotState) -> Array:
@@ -185,6 +186,8 @@ class Guard:
         alarms = self._find_alarms(state)
         new = [text for name, text in alarms.items() if name not in self._alarms]
         self._alarms = frozenset(alarms)
+        # To lean over the edge by less than the margin is no reason: a set point in motion could then brake no more.
+        self._coming_back = bool(outside(state.pose, self.own, margin=not self._coming_back))
         if new and self.mode in ("idle", "moving", "holding", "resetting"):
             self.hold(f"{'; '.join(new)}; the next valid command goes on", state)
 
@@ -212,6 +215,7 @@ class Guard:
         broken = [
             f"{bend.limit} is {bend.value:.3f}, its bound {bend.bound:.3f}" for bend in outside(state.pose, self.own)
         ]
+        self._coming_back = bool(broken)
         if broken:
             self._goal = state.pose
             self.waiting_for = f"the arm is outside of its limits ({'; '.join(broken)}): may it move back in, slowly?"

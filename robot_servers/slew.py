@@ -108,13 +108,18 @@ class Slew:
     def _steer(self, way: Array, velocity: Array, speed: float, acceleration: float) -> Array:
         """The next velocity: along ``way``, no faster than one can still stop at its end, changed by a·dt at most."""
         distance, change = norm(way), acceleration * self._dt
-        if distance == 0.0:
-            wanted = ZERO
-        else:
-            stoppable = math.sqrt((change / 2) ** 2 + 2 * acceleration * distance) - change / 2
-            wanted = way * (min(speed, stoppable, distance / self._dt) / distance)
+        wanted = ZERO if distance == 0.0 else way * (min(speed, self._stoppable(distance, change)) / distance)
         difference = wanted - velocity
         size = norm(difference)
         if size > change:
             wanted = velocity + difference * (change / size)
         return wanted * min(1.0, speed / max(norm(wanted), 1e-12))  # the bound may have sunk since the last cycle
+
+    def _stoppable(self, distance: float, change: float) -> float:
+        """The highest speed from which periods that each take ``change`` m/s off it end exactly after ``distance`` m.
+
+        In n periods one goes ``dt·(n·v − change·n·(n − 1)/2)``; n is the least for which v ≤ n·``change``.
+        """
+        way = distance / self._dt
+        periods = max(1, math.ceil((math.sqrt(1.0 + 8.0 * way / change) - 1.0) / 2.0))
+        return way / periods + change * (periods - 1) / 2.0

@@ -111,6 +111,22 @@ def test_pushed_beyond_the_margin_it_holds_once_and_may_be_led_back() -> None:
     assert settle(guard, pushed)[0] < pushed[0]
 
 
+def test_leaning_over_the_edge_does_not_take_the_brakes_away() -> None:
+    """Guards against a set point that swings past its target because the arm is a hair outside of its box."""
+    inside, leaning = CENTRE.copy(), CENTRE.copy()
+    inside[0], leaning[0] = LIMITS.box_high[0], LIMITS.box_high[0] + 1e-4
+    guard, goal = make_guard(pose=inside), inside + np.array([0, 0, 0.03, 0, 0, 0, 0])
+    guard.command(Command(goal, None, 0.0), state_at(inside), 0.0)
+    heights = [inside[2]]
+    for _ in range(60):
+        state = state_at(leaning if heights[-1] > goal[2] - 0.002 else inside)  # in the middle of braking
+        guard.watch(state)
+        target = guard.target(state, 0.0)
+        assert target is not None
+        heights.append(target[0][2])
+    assert max(heights) <= goal[2] + 1e-9 and heights[-1] == goal[2]
+
+
 JOINTS = JointLimits((-1.0,) * 7, (1.0,) * 7, (2.0,) * 7, (10.0,) * 7)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from robot_servers.interface import Command, CommandRefused, Driver, Limits, Mov
 
 DRIVERS: dict[str, Callable[[], Driver]] = {"fake": FakeDriver, "mujoco": lambda: MujocoDriver("reach")}
 CALLS = 500  # per example; 20 examples
+ARRIVAL = 0.6  # s until the set point must have arrived, to the last digit
 OVERSHOOT = 1.15  # of the measured speed over that of the target: an impedance may catch up
 
 
@@ -80,16 +82,18 @@ def test_no_sequence_of_calls_leads_the_arm_out_of_its_limits(name: str, seed: i
     assert_within(seen, states, driver.limits)
 
 
-@pytest.mark.parametrize(("name", "farthest"), [("fake", 1.0), ("mujoco", 0.015)])
+@pytest.mark.parametrize(("name", "farthest"), [("fake", 1.0), ("mujoco", 0.03)])
 @settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1))
 def test_what_is_said_to_be_executed_is_executed(name: str, farthest: float, seed: int) -> None:
     """Guards against a recorded target that is not the one the arm was led to, bent or not.
 
-    ``farthest`` m: the simulated arm follows slowly, and its set point waits for it on the way to far targets.
+    ``farthest`` m: the simulated arm follows slowly, and its set point waits for it on the way to far targets. The
+    set point has `ARRIVAL`: 5 cm at the joints' accelerations, a fifth of the guard's in some postures, take 0.35 s.
     """
     rng = np.random.default_rng(seed)
     driver = DRIVERS[name]()
+    driver.limits = replace(driver.limits, watchdog=2.0 * ARRIVAL)
     robot = GuardedRobot(driver)
     robot.connect()
     robot.advance(1.2)
@@ -98,6 +102,6 @@ def test_what_is_said_to_be_executed_is_executed(name: str, farthest: float, see
         state = robot.state()
         pose = state.pose + np.append(rng.uniform(-farthest, farthest, 3), np.zeros(4))
         applied = robot.command(Command(pose, None, state.time))
-        robot.advance(0.29)  # just within the watchdog
-        assert seen[-1][0] == pytest.approx(applied.pose, abs=1e-4)
+        robot.advance(ARRIVAL)
+        assert seen[-1][0] == pytest.approx(applied.pose, abs=1e-9)
     robot.close()
