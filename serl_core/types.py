@@ -20,6 +20,7 @@ Obs: TypeAlias = Mapping[str, npt.NDArray[Any]]  # "state" (n,) float32; one (H,
 Who = Literal["policy", "operator", "nobody"]  # "nobody": the arm stands still until the operator is back
 Source = Literal["demo", "online"]
 Verdict = Literal["success", "failure", "pending", "discarded"]  # on an episode, see `serl_core.data.labels`
+Wrong = Literal["", "false_success", "missed_success"]  # how a judge was wrong; "": it was not, or nobody says
 DEMONSTRATOR = "demo"  # the actor session of recorded demonstrations
 
 
@@ -101,7 +102,8 @@ class Judgement:
     """What a person says of an episode after it was recorded; the store makes a label of it, the records stay.
 
     ``step`` is the step that led to success, −1 for every other verdict; ``who`` says so, ``wall_time`` when (s since
-    1970). Raises ValueError where these do not fit each other.
+    1970); ``wrong`` how the judge was wrong about the step ``wrong_step``, −1 if it was not. Raises ValueError where
+    these do not fit each other.
     """
 
     actor: str
@@ -110,12 +112,23 @@ class Judgement:
     step: int
     who: str
     wall_time: float
+    wrong: Wrong = ""
+    wrong_step: int = -1
 
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):
             raise ValueError(f"verdict {self.verdict!r:.40} is none of {', '.join(get_args(Verdict))}")
         if (self.step >= 0) != (self.verdict == "success") or not math.isfinite(self.wall_time):
             raise ValueError(f"{self!r:.200}: a success has a step, nothing else has, and the time is a number")
+        check_wrong(self.wrong, self.wrong_step)
+
+
+def check_wrong(wrong: str, step: int) -> None:
+    """Raises ValueError unless a mistake has the step it was made about, and nothing else has one."""
+    if wrong not in get_args(Wrong) or (step >= 0) != bool(wrong):
+        raise ValueError(
+            f"wrong {wrong!r:.40} about step {step}: one of {get_args(Wrong)[1:]} with its step, or neither"
+        )
 
 
 Message: TypeAlias = Record | Judgement  # what an actor sends
@@ -147,8 +160,8 @@ def _fields(kind: type[Message]) -> tuple[set[str], set[str]]:
 
 _KINDS: dict[str, type[Message]] = {"EpisodeStart": EpisodeStart, "Step": Step, "Judgement": Judgement}
 _TYPES: dict[type, tuple[str, ...]] = {
-    str: ("actor", "source", "who", "verdict"),
-    int: ("episode", "step", "takeover", "policy_version", "ago"),
+    str: ("actor", "source", "who", "verdict", "wrong"),
+    int: ("episode", "step", "takeover", "policy_version", "ago", "wrong_step"),
     bool: ("bent", "terminated", "truncated", "success", "aborted"),
     float: ("reward", "grasp_penalty", "time", "wall_time"),
     list: ("bends",),

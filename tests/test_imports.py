@@ -122,6 +122,7 @@ TABLE: dict[str, set[str]] = {
         *("serl_core.tasks", "serl_core.taskfile", "serl_core.teacher"),
     },
     "serl_core.rollout": {"serl_core.types"},
+    "serl_core.verdicts": {"serl_core.types", "serl_core.teleop"},
     "serl_core.summary": {"serl_core.types"},
     "serl_core.progress": set(),
     "serl_core.processes": set(),

@@ -3,7 +3,8 @@
 ``labels.jsonl`` in a store's folder has one JSON object per line, appended and never changed: ``actor``, ``episode``,
 ``verdict`` ("success", "failure", "pending", or "discarded": recorded, but not to be used), ``step`` (of the first
 frame of success, −1 otherwise), ``source`` (what judged: "person", "classifier", "oracle"), ``who`` (its name or
-version) and ``wall_time`` (s since 1970).
+version), ``wall_time`` (s since 1970), and ``wrong``: that the judge of the run was wrong about step ``wrong_step``
+("false_success", "missed_success"), or "" and −1.
 Of several verdicts on an episode the last line counts, whatever the clocks said.
 """
 
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, final, get_args
 
 from serl_core.data.segments import StoreError
-from serl_core.types import EpisodeStart, Judgement, Record, Step, Verdict
+from serl_core.types import EpisodeStart, Judgement, Record, Step, Verdict, Wrong, check_wrong
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ class Label:
     who: str
     wall_time: float
     step: int = -1
+    wrong: Wrong = ""
+    wrong_step: int = -1
 
     def __post_init__(self) -> None:
         texts = isinstance(self.actor, str) and isinstance(self.source, str) and isinstance(self.who, str)
@@ -49,6 +52,9 @@ class Label:
             raise ValueError(f'label: step {self.step} with verdict "{self.verdict}"; a success has one, nothing else')
         if not isinstance(self.wall_time, int | float):
             raise ValueError(f"label: wall_time {self.wall_time!r:.40} is no number")
+        if not isinstance(self.wrong, str) or type(self.wrong_step) is not int:
+            raise ValueError(f"label {self!r:.200}: a field has the wrong type")
+        check_wrong(self.wrong, self.wrong_step)
 
 
 @dataclass(frozen=True)
@@ -99,8 +105,23 @@ def confirmed(step: Step, wall_time: float) -> Label | None:
 
 def label_of(judgement: Judgement) -> Label:
     """The verdict that a person sent after the episode."""
-    fields = ("actor", "episode", "verdict", "who", "wall_time", "step")
-    return Label(source="person", **{name: getattr(judgement, name) for name in fields})
+    return Label(source="person", **asdict(judgement))
+
+
+@dataclass(frozen=True)
+class HardExample:
+    """A step whose observation (``next_obs``) a judge got wrong, as a person says."""
+
+    actor: str
+    episode: int
+    step: int
+    wrong: Wrong
+
+
+def hard_examples(labels: Mapping[tuple[str, int], Label]) -> list[HardExample]:
+    """What a classifier should learn better, of the labels that count (`LabelLayer.newest`)."""
+    wrong = [label for label in labels.values() if label.wrong]
+    return [HardExample(label.actor, label.episode, label.wrong_step, label.wrong) for label in wrong]
 
 
 def recorded_outcome(step: Step) -> Outcome:
