@@ -17,7 +17,7 @@ from rich.text import Text
 
 from robot_servers.interface import Array
 from serl_core.config import ConfigError
-from serl_core.teleop.build import has_display, open_readers
+from serl_core.teleop.build import LEGENDS, has_display, open_readers
 from serl_core.teleop.device import TWIST, DeviceError, Reading
 from serl_core.teleop.gamepad import find_pads
 from serl_core.teleop.hidraw import find_nodes
@@ -30,12 +30,12 @@ from serl_core.teleop.udev import advice, hidraw_rule, input_rule
 HZ = 20.0  # of the display
 BAR = 24  # characters from one end stop to the other
 AXES = (
-    "x back … forward",
-    "y right … left",
-    "z down … up",
-    "roll left … right",
-    "pitch back … forward",
-    "yaw right … left",
+    "x: back, forward",
+    "y: right, left",
+    "z: down, up",
+    "roll: left, right",
+    "pitch: back, forward",
+    "yaw: right, left",
 )
 
 
@@ -76,7 +76,7 @@ class Seen:
 
     def summary(self) -> str:
         """In one line."""
-        still = [name.split()[0] for name, low, high in zip(AXES, self.low, self.high, strict=True) if high == low]
+        still = [name.split(":")[0] for name, low, high in zip(AXES, self.low, self.high, strict=True) if high == low]
         moved = f"never moved: {', '.join(still)}" if still else "all six axes moved"
         buttons = f"buttons seen: {', '.join(self.pressed) or 'none'}"
         losses = f"; lost {self.losses} times" if self.losses else ""
@@ -89,10 +89,10 @@ def main(config: Config) -> int:
         print("\n".join(connected()))
         return 0
     if not config.device:
-        raise ConfigError(
-            "serl teleop test needs a device: spacemouse, keyboard, gamepad; `serl teleop list` shows them"
-        )
-    found = test(parse_spec(config.device, config.arms), config.seconds)
+        raise ConfigError("teleop test needs a device: spacemouse, keyboard or gamepad; see `serl teleop list`")
+    spec = parse_spec(config.device, config.arms)
+    print(LEGENDS.get(spec.kind, "push, pull, tilt and turn the cap"))
+    found = test(spec, config.seconds)
     for seen in found:
         print(seen.summary())
     if config.json:
@@ -110,9 +110,8 @@ def test(spec: DeviceSpec, seconds: float | None) -> list[Seen]:
         end = np.inf if seconds is None else time.monotonic() + seconds
         try:
             while time.monotonic() < end:
-                live.update(
-                    Text("\n".join(look(spec, *pair) for pair in zip(readers, found, strict=True))), refresh=True
-                )
+                shown = [look(spec, *pair) for pair in zip(readers, found, strict=True)]
+                live.update(Text("\n".join(shown)), refresh=True)
                 time.sleep(1.0 / HZ)
         except KeyboardInterrupt:
             pass  # that is how it ends

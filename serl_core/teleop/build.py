@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from robot_servers.interface import RobotState
 from serl_core.config import ConfigError
+from serl_core.teleop import gamepad, keyboard
 from serl_core.teleop.ask import tell_apart
 from serl_core.teleop.device import Device
 from serl_core.teleop.gamepad import Gamepad
@@ -23,6 +24,7 @@ from serl_core.teleop.terminal import Listener
 
 log = logging.getLogger(__name__)
 
+LEGENDS: Mapping[str, str] = {"keyboard": keyboard.LEGEND, "gamepad": gamepad.LEGEND}  # what to press for what
 States = Sequence[Callable[[], RobotState]]
 
 

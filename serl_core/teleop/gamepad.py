@@ -1,9 +1,6 @@
 """Gamepads, through the kernel's evdev: no display and no other library between, and the same layout for all models.
 
-    left shoulder   held: the dead man's grip; without it nothing moves, and the gripper neither
-    left stick      forward, back, left, right          right stick   up, down, turn left and right
-    directional pad tilt                                A (below)     close, B (right) open the gripper
-
+The left shoulder button is the dead man's grip: while it is not held nothing moves, and the gripper neither.
 Codes and their places on the pad: https://docs.kernel.org/input/gamepad.html. A stick that is held still sends nothing,
 so silence says nothing about it; a pad that is lost takes its device along.
 """
@@ -38,6 +35,10 @@ AXES: Mapping[int, tuple[int, float]] = {  # code → axis of the twist in the f
     **{0x10: (3, 1.0), 0x11: (4, -1.0)},  # ABS_HAT0X, ABS_HAT0Y: directional pad
 }
 NEEDED = {0x00, 0x01, 0x03, 0x04}
+LEGEND = (
+    "hold the left shoulder button, then: left stick forward, back, left, right · right stick up, down, turn left, "
+    "right · directional pad tilt · A (below) close, B (right) open the gripper"
+)
 Opener: TypeAlias = Callable[[str], Any]  # path → evdev.InputDevice
 
 

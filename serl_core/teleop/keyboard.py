@@ -1,8 +1,4 @@
-"""What keys mean, and how long a key counts as held. A held key is a dead man's grip: without one nothing moves.
-
-w s  forward, back (also the arrows up, down)     a d  left, right (also the arrows)     q e  up, down
-i k  tilt forward, back     j l  tilt left, right     u o  turn left, right     c v  close, open the gripper
-"""
+"""What keys mean, and how long a key counts as held. A held key is a dead man's grip: without one nothing moves."""
 
 from __future__ import annotations
 
@@ -22,6 +18,10 @@ AXIS_KEYS: Mapping[str, tuple[int, float]] = {  # axis of the twist in the frame
     **{"l": (3, 1.0), "j": (3, -1.0), "i": (4, 1.0), "k": (4, -1.0), "u": (5, 1.0), "o": (5, -1.0)},
 }
 CLOSE_KEY, OPEN_KEY = "c", "v"
+LEGEND = (
+    "hold  w s forward, back · a d left, right (or the arrows) · q e up, down · i k tilt forward, back · "
+    "j l tilt left, right · u o turn left, right · c v close, open the gripper"
+)
 KEYS = (*AXIS_KEYS, CLOSE_KEY, OPEN_KEY)
 
 Presses: TypeAlias = "queue.SimpleQueue[tuple[str, float]]"  # keys by name, and when they were pressed (s, monotonic)

@@ -17,7 +17,7 @@ from serl_core.teleop.device import TWIST, DeviceError, Reading
 
 log = logging.getLogger(__name__)
 
-PERIOD = 0.004  # s of one poll at most: over 200 of them a second, also while the device is silent
+PERIOD = 0.003  # s of one poll at most: over 200 of them a second, also while the device is silent
 BACK_OFF = 0.5  # s between attempts to open a device that is gone
 RATE_WINDOW = 1.0  # s over which rates are measured
 
