@@ -6,30 +6,30 @@ whose receiver writes the same bytes to the same disk, measured in turns with it
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
+from typing import Literal, get_args
 
 import numpy as np
 import tyro
 
 from examples.benchmarks.compression import compression
-from examples.benchmarks.transport_ends import PARAMS, pictures, step
-from robot_servers.keys import make_keys
+from examples.benchmarks.publishing import slow_down
+from examples.benchmarks.records import pictures, step
+from examples.benchmarks.transport_ends import PARAMS
+from examples.benchmarks.transport_pairs import between, throughput
 from serl_core.data.replay import Replay
-from serl_core.transport import LearnerLink
 from serl_core.types import EpisodeStart
 
 RESULTS = Path(__file__).parent / "results"
+Part = Literal["throughput", "weights", "spool", "publishing", "replay", "compression"]
+PARTS: tuple[Part, ...] = get_args(Part)
 EPISODE = 100  # steps
 BATCH = 256
 
@@ -38,89 +38,13 @@ BATCH = 256
 class Config:
     """Measure link, store and replay."""
 
-    transitions: int = 3000  # of one round
-    rounds: int = 5  # in turns with the baseline; medians count
+    transitions: int = 1000  # of one round
+    rounds: int = 15  # in turns with the baseline; medians count
+    pairs: int = 30  # of blocks of a learner that does and does not publish
     replay_gb: float = 8.0  # memory that the large replay may take
     folder: Path | None = None  # where spool, store and baseline write; default: the system's temporary folder
     json: Path | None = None  # also write the figures here
-
-
-# ── the link ─────────────────────────────────────────────────────────────────────────────────────
-
-
-@contextlib.contextmanager
-def end(role: str, folder: Path, address: str = "tcp://127.0.0.1:*", count: int = 0) -> Iterator[subprocess.Popen[str]]:
-    """One end as a process; killed afterwards."""
-    command = [sys.executable, "-m", "examples.benchmarks.transport_ends"]
-    options = ["--role", role, "--address", address, "--folder", str(folder), "--count", str(count)]
-    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    """The next line that a process prints."""
-    line = process.stdout.readline() if process.stdout else ""
-    if not line:
-        raise RuntimeError(f"{process.args} ended without a figure")
-    return line.strip()
-
-
-def between(serving: str, calling: str, config: Config, count: int, keys: bool = False) -> dict[str, float]:
-    """The figures of the calling end."""
-    with tempfile.TemporaryDirectory(dir=config.folder) as name, contextlib.ExitStack() as stack:
-        if keys:
-            make_keys(Path(name) / "keys")
-        server = stack.enter_context(end(serving, Path(name)))
-        address = said(server).split()[1]
-        with end(calling, Path(name), address, count) as caller:
-            return json.loads(said(caller))
-
-
-def throughput(config: Config) -> dict[str, float]:
-    """Transitions per second of the link and of the baseline, in turns; the ratio is the median of the turns'."""
-    raw, ours, secured = [], [], []
-    for _ in range(config.rounds):
-        raw.append(between("pull", "push", config, config.transitions)["per_s"])
-        ours.append(between("learner", "actor", config, config.transitions)["per_s"])
-        secured.append(between("learner", "actor", config, config.transitions, keys=True)["per_s"])
-    ratios = [one / other for one, other in zip(ours, raw, strict=True)]
-    return {
-        "transitions_per_s": median(ours),
-        "curve_transitions_per_s": median(secured),
-        "raw_push_per_s": median(raw),
-        "ratio": median(ratios),
-        "lowest_ratio": min(ratios),
-        "highest_ratio": max(ratios),
-    }
-
-
-def slow_down(seconds: float = 2.0, turns: int = 5) -> float:
-    """By which share a computing learner is slower while it publishes every second to an actor."""
-    matrix = np.ones((256, 512), np.float32)
-
-    def updates(link: LearnerLink, version: int | None) -> int:
-        done, until, publish_at = 0, time.perf_counter() + seconds, time.perf_counter()
-        while time.perf_counter() < until:
-            if version is not None and time.perf_counter() >= publish_at:
-                publish_at += 1.0
-                link.publish(version := version + 1, PARAMS, {"at": time.monotonic()})
-            np.dot(matrix, matrix.T)
-            done += 1
-        return done
-
-    quiet, publishing = [], []
-    with contextlib.ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        link = stack.enter_context(LearnerLink("tcp://127.0.0.1:*"))
-        stack.enter_context(end("waiting", folder, link.address, 1 << 30))
-        for turn in range(turns):
-            quiet.append(updates(link, None))
-            publishing.append(updates(link, 1000 * turn))
-    return 1.0 - sum(publishing) / sum(quiet)
+    parts: tuple[Part, ...] = PARTS  # what to measure; without all of them the results beside this file stay
 
 
 # ── replay ───────────────────────────────────────────────────────────────────────────────────────
@@ -184,46 +108,55 @@ def replay_figures(config: Config) -> dict[str, float]:
 # ── the report ───────────────────────────────────────────────────────────────────────────────────
 
 
-def link_figures(config: Config) -> dict[str, float]:
-    """Everything about the link but its throughput."""
-    weights = between("publisher", "waiting", config, 100)
-    spooling = between("learner", "paced", config, 1000)
-    return {
-        "weights_p50_ms": weights["p50_ms"],
-        "weights_p99_ms": weights["p99_ms"],
-        "weights_bytes": sum(value.nbytes for value in PARAMS.values()),
-        "publishing_slow_down": slow_down(),
-        "spool_p50_ms": spooling["p50_ms"],
-        "spool_p99_ms": spooling["p99_ms"],
-        "packing_alone_p99_ms": spooling["bare_p99_ms"],
-    }
+def weights(config: Config) -> dict[str, float]:
+    """From publishing until the actor has them, while nothing else happens on the link."""
+    took = between("publisher", "waiting", config.folder, 100)
+    size = sum(value.nbytes for value in PARAMS.values())
+    return {"weights_p50_ms": took["p50_ms"], "weights_p99_ms": took["p99_ms"], "weights_bytes": size}
+
+
+def spool(config: Config) -> dict[str, float]:
+    """What handing a record over adds to a control loop."""
+    return between("learner", "paced", config.folder, 2000)
 
 
 def measure(config: Config) -> Iterator[dict[str, float]]:
     """All figures, and on what machine."""
+    measured: dict[Part, Callable[[], dict[str, float]]] = {
+        "throughput": lambda: throughput(config.transitions, config.rounds, config.folder),
+        "weights": lambda: weights(config),
+        "spool": lambda: spool(config),
+        "publishing": lambda: slow_down(config.pairs),
+        "replay": lambda: replay_figures(config),
+        "compression": compression,
+    }
     yield {"cores": os.cpu_count() or 0, "load": os.getloadavg()[0]}
-    yield throughput(config)
-    yield link_figures(config)
-    yield replay_figures(config)
-    yield compression()
+    for part in config.parts:
+        yield measured[part]()
     yield {"load_at_the_end": os.getloadavg()[0]}
 
 
 def main(config: Config) -> int:
-    """Measure, print, and write the CSV."""
+    """Measure, print, and write what is asked for."""
     figures: dict[str, float] = {}
     for part in measure(config):
         for name, value in part.items():
             figures[name] = round(value, 4) if value < 100 else round(value)
             print(f"{name:32} {figures[name]}", flush=True)
+    if set(config.parts) == set(PARTS):
+        write_results(figures)
+    if config.json:
+        config.json.write_text(json.dumps(figures, indent=2) + "\n")
+    return 0
+
+
+def write_results(figures: dict[str, float]) -> None:
+    """Into the CSV beside this file."""
     RESULTS.mkdir(exist_ok=True)
     with (RESULTS / "transport.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["figure", "value"])
         writer.writerows(figures.items())
-    if config.json:
-        config.json.write_text(json.dumps(figures, indent=2) + "\n")
-    return 0
 
 
 if __name__ == "__main__":

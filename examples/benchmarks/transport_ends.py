@@ -2,7 +2,7 @@
 
 ``actor`` and ``learner`` are the link with spool and store, encrypted if their folder holds keys; ``push`` and
 ``pull`` are a bare pyzmq pair that writes the same bytes to the same disk. A serving end prints "ready" and its
-address, a calling end its figures as JSON.
+address, a calling end its figures: one for each line on its input, which is the size of a round, or all as JSON.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +19,14 @@ import numpy as np
 import tyro
 import zmq
 
+from examples.benchmarks.records import DISTINCT, pictures, step
 from robot_servers import wire
 from robot_servers.keys import ClientKeys, ServerKeys, load_client_keys, load_server_keys
 from serl_core.data.episodes import EpisodeStore
 from serl_core.transport import ActorLink, LearnerLink
-from serl_core.types import Obs, Step, record_to_tree
+from serl_core.types import record_to_tree
 
-DISTINCT = 64  # observations, so that no cache of a processor holds them all
-WARM = 300  # records before the clock starts
 PARAMS = {f"layer{index}": np.zeros((900, 1000), np.float32) for index in range(3)}  # 10.8 MB: an image policy
-
-
-def pictures(side: int = 128, cameras: tuple[str, ...] = ("front", "wrist")) -> list[Obs]:
-    """Observations (state (20,) float32, frames (side, side, 3) uint8) of noise: the hardest to store."""
-    rng = np.random.default_rng(0)
-    return [
-        {
-            "state": rng.normal(size=20).astype(np.float32),
-            **{name: rng.integers(0, 256, (side, side, 3), np.uint8) for name in cameras},
-        }
-        for _ in range(DISTINCT)
-    ]
-
-
-def step(actor: str, number: int, obs: Obs, episode: int = 0, last: bool = False, version: int = 0) -> Step:
-    """A transition that says its number."""
-    zeros = np.zeros(7, np.float32)
-    return Step(
-        actor=actor,
-        episode=episode,
-        step=number,
-        action=zeros,
-        proposal=zeros,
-        target=np.zeros(7),
-        bent=False,
-        next_obs=obs,
-        reward=0.0,
-        grasp_penalty=0.0,
-        terminated=False,
-        truncated=last,
-        success=False,
-        who="policy",
-        takeover=-1,
-        policy_version=version,
-        time=0.1 * number,
-    )
 
 
 def client_keys(folder: Path) -> ClientKeys | None:
@@ -76,21 +39,22 @@ def server_keys(folder: Path) -> ServerKeys | None:
     return load_server_keys(folder / "keys") if (folder / "keys").exists() else None
 
 
-def actor(address: str, folder: Path, count: int) -> dict[str, float]:
-    """Send ``count`` transitions as fast as they go; the time until the last one is stored."""
+def asked() -> Iterator[int]:
+    """Sizes of rounds, one per line of the standard input, until it ends."""
+    return map(int, sys.stdin)
+
+
+def actor(address: str, folder: Path, count: int) -> None:
+    """Rounds of transitions sent as fast as they go: how many per s, until the last one is stored."""
     observations = pictures()
     with ActorLink(address, "actor", folder / "spool", keys=client_keys(folder)) as link:
-
-        def send(count: int) -> float:
+        for size in asked():
             begun = time.perf_counter()
-            for number in range(count):
+            for number in range(size):
                 link.send(step(link.session, number, observations[number % DISTINCT]))
             if not link.wait_drained(300.0):
                 sys.exit("the learner did not store everything within 300 s")
-            return time.perf_counter() - begun
-
-        send(WARM)
-        return {"per_s": count / send(count)}
+            print(size / (time.perf_counter() - begun), flush=True)
 
 
 def paced(address: str, folder: Path, count: int) -> dict[str, float]:
@@ -114,9 +78,9 @@ def paced(address: str, folder: Path, count: int) -> dict[str, float]:
             bare.append(1000 * (packed - begun))
             durations.append(1000 * (time.perf_counter() - packed))
     return {
-        "p50_ms": float(np.median(durations)),
-        "p99_ms": float(np.quantile(durations, 0.99)),
-        "bare_p99_ms": float(np.quantile(bare, 0.99)),
+        "spool_p50_ms": float(np.median(durations)),
+        "spool_p99_ms": float(np.quantile(durations, 0.99)),
+        "packing_alone_p99_ms": float(np.quantile(bare, 0.99)),
     }
 
 
@@ -132,6 +96,14 @@ def waiting(address: str, folder: Path, count: int) -> dict[str, float]:
                 delays.append(1000 * (time.monotonic() - weights.meta["at"]))
             time.sleep(0.001)
     return {"p50_ms": float(np.median(delays)), "p99_ms": float(np.quantile(delays, 0.99))}
+
+
+def holding(address: str, folder: Path, count: int) -> None:
+    """An actor that looks for new weights every millisecond, until killed."""
+    with ActorLink(address, "actor", folder / "spool") as link:
+        while True:
+            link.weights()
+            time.sleep(0.001)
 
 
 def learner(address: str, folder: Path, count: int) -> None:
@@ -158,22 +130,18 @@ def publisher(address: str, folder: Path, count: int) -> None:
             time.sleep(0.2)
 
 
-def push(address: str, folder: Path, count: int) -> dict[str, float]:
-    """The raw baseline: records that are packed already, without numbers, spool or answer."""
+def push(address: str, folder: Path, count: int) -> None:
+    """The raw baseline, in rounds as well: records that are packed already, without numbers, spool or answer."""
     payloads = [wire.pack(record_to_tree(step("actor", index, obs))) for index, obs in enumerate(pictures())]
     socket = zmq.Context.instance().socket(zmq.DEALER)
     socket.connect(address)
-
-    def send(count: int) -> float:
+    for size in asked():
         begun = time.perf_counter()
-        for number in range(count):
+        for number in range(size):
             socket.send(payloads[number % DISTINCT], copy=False)
         socket.send(b"")
         socket.recv()  # everything is written
-        return time.perf_counter() - begun
-
-    send(WARM)
-    return {"per_s": count / send(count)}
+        print(size / (time.perf_counter() - begun), flush=True)
 
 
 def pull(address: str, folder: Path, count: int) -> None:
@@ -191,14 +159,15 @@ def pull(address: str, folder: Path, count: int) -> None:
 
 
 ROLES: dict[str, Callable[[str, Path, int], Any]] = {
-    role.__name__: role for role in (actor, paced, waiting, learner, publisher, push, pull)
+    role.__name__: role for role in (actor, paced, waiting, holding, learner, publisher, push, pull)
 }
 
 
 def main(role: str, address: str, folder: Path, count: int) -> None:
     """Play one role."""
     figures = ROLES[role](address, folder, count)
-    print(json.dumps(figures), flush=True)
+    if figures is not None:
+        print(json.dumps(figures), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from examples.benchmarks.transport_ends import DISTINCT, client_keys, learner, pictures, step
+from examples.benchmarks.records import DISTINCT, pictures, step
+from examples.benchmarks.transport_ends import client_keys, learner
 from serl_core.transport import ActorLink
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from examples.benchmarks import records
 from serl_core.types import EpisodeStart, Record, Source, Step
 
 LENGTH = 5  # steps of an episode
+ACTION = np.full(2, 0.5, np.float32)
 
 
 def obs(number: int, side: int = 4) -> dict[str, np.ndarray]:
@@ -22,26 +24,8 @@ def start(actor: str, episode: int, source: Source = "online") -> EpisodeStart:
 
 def step(actor: str, episode: int, number: int, side: int = 4) -> Step:
     last = (number + 1) % LENGTH == 0
-    return Step(
-        actor=actor,
-        episode=episode,
-        step=number,
-        action=np.full(2, 0.5, np.float32),
-        proposal=np.zeros(2, np.float32),
-        target=np.zeros(7),
-        bent=False,
-        next_obs=obs(number, side),
-        reward=0.0,
-        grasp_penalty=0.0,
-        terminated=False,
-        truncated=last,
-        success=False,
-        who="policy",
-        takeover=-1,
-        policy_version=number,
-        time=0.1 * number,
-    )
+    return records.step(actor, number, obs(number, side), episode, last, version=number, action=ACTION)
 
 
-def numbers(records: list[Record]) -> list[int]:
-    return [record.step for record in records if isinstance(record, Step)]
+def numbers(found: list[Record]) -> list[int]:
+    return [record.step for record in found if isinstance(record, Step)]
