@@ -16,13 +16,14 @@ from zlib_ng.zlib_ng import crc32
 from robot_servers import wire
 from robot_servers.keys import Gatekeeper, ServerKeys, secure_server
 from serl_core.link import protocol
-from serl_core.link.budget import Budget
+from serl_core.link.budget import ACTORS, LEFT_OUT, TALK_BYTES_PER_S, TALK_PER_S, Budget
 from serl_core.link.protocol import LinkError, Waker
 from serl_core.link.segment import Entry, entries
 from serl_core.link.shared import Peer, Session, Shared, is_full
 
 log = logging.getLogger(__name__)
 
+MAX_SESSIONS = 1024  # of one actor: its spool keeps a file of each open
 ASKED = 0.5  # s that what was asked for again may be under way
 
 
@@ -44,6 +45,7 @@ class Porter:
         self._shared = shared
         self._limits = limits
         self._budget = budget
+        self._talk = Budget(TALK_PER_S, TALK_BYTES_PER_S, LEFT_OUT)
         self._put_off: dict[str, float] = {}  # session → when to ask for what exceeded its actor's budget
         self._peers: dict[bytes, Peer] = {}
         self._next_beat = 0.0
@@ -119,22 +121,34 @@ class Porter:
     def _handle(self, ident: bytes, frames: list[memoryview]) -> None:
         handlers: dict[bytes, Callable[[bytes, list[memoryview]], None]] = {
             protocol.HELLO: self._on_hello,
-            protocol.DATA: self._on_data,
+            protocol.DATA: self._on_stray,
             protocol.PING: self._on_ping,
         }
+        kind = bytes(frames[0][:16]) if len(frames) > 1 else b""
         try:
-            handler = handlers.get(bytes(frames[0][:16])) if len(frames) > 1 else None
-            if handler is None:
-                raise wire.WireError("neither hello nor data nor ping")
-            handler(ident, frames[1:])
+            if kind == protocol.DATA and ident in self._peers:
+                self._on_data(ident, frames[1:])  # has a budget of its own
+            elif self._may_talk(ident, frames):
+                if kind not in handlers:
+                    raise wire.WireError("neither hello nor data nor ping")
+                handlers[kind](ident, frames[1:])
         except wire.WireError as error:
-            self._reject(ident, str(error))
+            if kind != protocol.DATA or self._may_talk(ident, frames):
+                self._reject(ident, str(error))
+
+    def _may_talk(self, ident: bytes, frames: list[memoryview]) -> bool:
+        """Whether a message that is no record is within its sender's budget; beyond, nobody looks at it."""
+        size = sum(map(len, frames))
+        return self._talk.wait(self._name(ident), 1, size, time.monotonic()) == 0.0
+
+    def _name(self, ident: bytes) -> str:
+        peer = self._peers.get(ident)
+        return f"{peer.actor if peer else 'an unknown peer'} ({ident.hex()})"
 
     def _reject(self, ident: bytes, why: str) -> None:
         with self._shared.changed:
             self._shared.rejected += 1
-        peer = self._peers.get(ident)
-        log.error("message of %s rejected: %s", peer.actor if peer else "an unknown peer", why)
+        log.error("message of %s rejected: %s", self._name(ident), why)
 
     def _on_hello(self, ident: bytes, frames: list[memoryview]) -> None:
         hello = protocol.fields_of(frames[0], protocol=int)
@@ -145,6 +159,8 @@ class Porter:
         hello = protocol.fields_of(frames[0], actor=str, sessions=dict, version=int)
         sessions = _checked(hello["sessions"])
         known = self._peers.get(ident)
+        if known is None and len(self._peers) >= ACTORS:
+            raise wire.WireError(f"there are {ACTORS} actors already")
         peer = self._peers[ident] = Peer(hello["actor"], set(sessions), time.monotonic(), hello["version"])
         if known:  # a hello repeated on a slow network: the weights are under way already
             peer.under_way, peer.sent_at = known.under_way, known.sent_at
@@ -159,7 +175,7 @@ class Porter:
     def _begin(self, ident: bytes, name: str, first: int) -> int:
         """Be ready for session ``name``, whose oldest record is ``first``; what is stored of it."""
         with self._shared.changed:
-            session = self._shared.sessions.setdefault(name, Session(0, 1))
+            session = self._shared.sessions.setdefault(name, Session(0, 1, begun=False))
             session.peer = ident
             session.asked = -1e9
             if first > session.expected:
@@ -171,20 +187,22 @@ class Porter:
 
     def _on_data(self, ident: bytes, frames: list[memoryview]) -> None:
         name = protocol.fields_of(frames[0], session=str)["session"]
-        peer = self._peers.get(ident)
-        if peer is None or name not in peer.sessions:
-            return self._say(ident, protocol.message(protocol.WHO))
+        peer = self._peers[ident]
+        if name not in peer.sessions:
+            return self._on_stray(ident, frames) if self._may_talk(ident, frames) else None
         peer.heard = time.monotonic()
-        if len(frames) < 2:
-            raise wire.WireError("data without a run of entries")
         run = list(islice(chain.from_iterable(map(entries, frames[1:])), protocol.RUN_RECORDS + 1))
-        if len(run) > protocol.RUN_RECORDS:
-            raise wire.WireError(f"a run of more than {protocol.RUN_RECORDS} entries")
+        if not 0 < len(run) <= protocol.RUN_RECORDS:
+            raise wire.WireError(f"data with no or more than {protocol.RUN_RECORDS} entries")
         wait = self._budget.wait(peer.actor, len(run), sum(map(len, frames[1:])), peer.heard)
         if wait:
             self._put_off[name] = peer.heard + wait
         else:
             self._accept(ident, name, self._expected(ident, name, run))
+
+    def _on_stray(self, ident: bytes, frames: list[memoryview]) -> None:
+        """Data of somebody who has not said hello, or not with this session."""
+        self._say(ident, protocol.message(protocol.WHO))
 
     def _expected(self, ident: bytes, name: str, run: list[Entry]) -> list[Entry]:
         """The entries of a run that come next; what is missing or damaged is asked for again."""
@@ -213,6 +231,7 @@ class Porter:
         with shared.changed:
             session.expected += len(taken)
             session.peer = ident
+            session.begun |= bool(taken)
             shared.inbox.extend((name, entry) for entry in taken)
             shared.inbox_bytes += sum(len(entry.payload) for entry in taken)
             shared.received += len(taken)
@@ -298,7 +317,18 @@ class Porter:
         silent = [ident for ident, peer in self._peers.items() if now - peer.heard > self.PATIENCE]
         for ident in [] if full else silent:  # while nothing is read, silence means nothing
             log.warning("actor %s is silent; waiting for it to come back", self._peers.pop(ident).actor)
+        self._forget_empty()
         self._share_peers()
+
+    def _forget_empty(self) -> None:
+        """Sessions that were announced and nothing more, unless their actor is here: nobody can fill the memory."""
+        announced = set[str]().union(*(peer.sessions for peer in self._peers.values()))
+        with self._shared.changed:
+            sessions = self._shared.sessions
+            for name in [name for name, session in sessions.items() if not session.begun and name not in announced]:
+                del sessions[name]
+                self._put_off.pop(name, None)
+                self._shared.dirty.discard(name)
 
     def _share_peers(self) -> None:
         with self._shared.changed:
@@ -307,6 +337,8 @@ class Porter:
 
 def _checked(sessions: Mapping[Any, Any]) -> dict[str, tuple[int, int]]:
     """``sessions`` of a hello. Raises `wire.WireError` unless each is ``name: [first, last]``."""
+    if len(sessions) > MAX_SESSIONS:
+        raise wire.WireError(f"{len(sessions)} sessions in one spool; at most {MAX_SESSIONS} are allowed")
     checked: dict[str, tuple[int, int]] = {}
     for name, span in sessions.items():
         whole = isinstance(span, list) and len(span) == 2 and all(type(seq) is int for seq in span)

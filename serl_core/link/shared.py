@@ -24,6 +24,7 @@ class Session:
     expected: int
     peer: bytes = b""
     asked: float = -1e9  # when a resend was asked for
+    begun: bool = True  # something of it was received or stored; the others are forgotten with their peer
     unreadable: set[int] = field(default_factory=set)
 
 

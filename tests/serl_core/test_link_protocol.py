@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -11,8 +12,10 @@ from link_records import start
 
 from robot_servers import wire
 from serl_core.link import protocol
+from serl_core.link.porter import Porter
 from serl_core.link.segment import ENTRY
 from serl_core.transport import PROTOCOL, ActorLink, LearnerLink, LinkError
+from serl_core.types import record_to_tree
 
 
 def test_another_protocol_version_is_refused_with_both_named() -> None:
@@ -51,7 +54,9 @@ MALFORMED: list[list[wire.Buffer]] = [
     [*protocol.message(protocol.DATA, session="s"), ENTRY.pack(99, 0, 1, 0) + b"short"],
     [*protocol.message(protocol.DATA, session="s"), b"no entry"],
     protocol.message(protocol.DATA, session="s"),
+    [*protocol.message(protocol.DATA, session="s"), b""],
     protocol.message(protocol.DATA, session=1),
+    protocol.message(protocol.HELLO, **{**HELLO, "sessions": {str(number): [1, 0] for number in range(2000)}}),
 ]
 
 
@@ -89,6 +94,53 @@ def test_a_stranger_is_asked_to_introduce_itself() -> None:
         dealer.send_multipart([*protocol.message(protocol.DATA, session="s"), b"x"])
         assert dealer.recv_multipart()[0] == protocol.WHO
         assert end.receive(1, 0.05) == []
+
+
+FLOODS: dict[str, list[wire.Buffer]] = {
+    "hello": protocol.message(protocol.HELLO, **HELLO),
+    "ping": protocol.message(protocol.PING, version=-1, got=None),
+    "garbage": [b"nonsense", b"x"],
+    "empty data": [*protocol.message(protocol.DATA, session="s"), b""],
+    "data of a session that was not announced": [*protocol.message(protocol.DATA, session="t"), b"x"],
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS.values(), ids=list(FLOODS))
+def test_a_flood_is_answered_in_part_and_told_once(
+    tmp_path: Path, flood: list[wire.Buffer], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Guards against one peer that takes the learner from the others, or fills its disk with complaints."""
+    address = free_address()
+    with learner(address, tmp_path / "store") as end, raw(zmq.DEALER, address) as (dealer, _):
+        dealer.setsockopt(zmq.SNDTIMEO, 10_000)
+        dealer.send_multipart(FLOODS["hello"])
+        begun = time.monotonic()
+        for _ in range(3000):
+            dealer.send_multipart(flood)
+        with actor(address, tmp_path) as link:
+            link.send(start(link.session, 0))
+            assert link.wait_drained(30.0)
+        assert eventually(lambda: "sends more than 200 messages" in caplog.text, 30.0)
+        allowed = 200 * (2 + time.monotonic() - begun)
+        assert end.status().rejected <= allowed
+    told = [record.getMessage() for record in caplog.records]
+    assert sum("sends more than 200 messages" in text for text in told) <= 2  # of an unknown peer, and by its name
+    assert len(told) <= allowed + 10
+
+
+def test_sessions_that_were_only_announced_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against a memory that anybody can fill with names; a session that has begun stays."""
+    monkeypatch.setattr(Porter, "PATIENCE", 0.5)
+    address = free_address()
+    with LearnerLink(address) as end, raw(zmq.DEALER, address) as (dealer, _):
+        for number in range(5):
+            dealer.send_multipart(protocol.message(protocol.HELLO, **{**HELLO, "sessions": {f"s{number}": [1, 0]}}))
+        payload = wire.pack(record_to_tree(start("s4", 0)))
+        entry = ENTRY.pack(len(payload), protocol.checksum([payload]), 1, 0) + payload
+        dealer.send_multipart([*protocol.message(protocol.DATA, session="s4"), entry])
+        assert [item.actor for item in end.receive(1, 10.0)] == ["s4"]
+        assert eventually(lambda: list(end._shared.sessions) == ["s4"])
+        end.ack("s4", 1)
 
 
 def test_a_gap_is_asked_for() -> None:
