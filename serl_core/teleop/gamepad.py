@@ -84,6 +84,7 @@ class Gamepad:
         self.label = f"gamepad at {path}" if path else "gamepad"
         self._path, self._root, self._opener = path, root, opener
         self._pad: Any = None
+        self._begun = False
         self._decoder: Decoder | None = None
 
     def open(self) -> None:
@@ -95,6 +96,7 @@ class Gamepad:
             raise DeviceError(_remedy(error, path, find_pads(self._root))) from error
         self._decoder = Decoder(self._pad.capabilities(absinfo=True), f"{self._pad.name} at {path}")
         self._decoder.synchronise(self._pad)
+        self._begun = True  # what is held already is told by the first poll, no event will
         self.label = f"{self._pad.name} at {path}"
 
     def close(self) -> None:
@@ -107,10 +109,11 @@ class Gamepad:
         if self._pad is None or self._decoder is None:
             raise DeviceError(f"{self.label} is not open")
         try:
-            ready, _, _ = select.select([self._pad.fd], [], [], wait)
-            if not ready:
+            ready, _, _ = select.select([self._pad.fd], [], [], 0.0 if self._begun else wait)
+            if not ready and not self._begun:
                 return None
-            for event in self._pad.read():
+            self._begun = False
+            for event in self._pad.read() if ready else ():
                 if self._decoder.feed(event.type, event.code, event.value):
                     self._decoder.synchronise(self._pad)
         except BlockingIOError:

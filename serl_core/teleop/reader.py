@@ -109,6 +109,7 @@ class Reader:
             self._thread.join()
         self._thread = None
         self._source.close()
+        self._seen = _Seen(Motion(), self._seen.spoke, self._seen.checked, f"{self.label} is closed")
 
     def __enter__(self) -> Self:
         return self.open()
