@@ -17,7 +17,8 @@ from serl_core.agents.sac import SAC, SACConfig, make_policy, rlpd_preset
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation, Preset
 from serl_core.envs.robot_env import observation_space
-from serl_core.nets.frames import frame_encoder, view_encoder
+from serl_core.nets.frames import view_encoder
+from serl_core.nets.once import EncodedOnce
 from serl_core.nets.trunks import SMALL, TRUNKS, FrozenTrunk, load_named
 from serl_core.nets.weights import WeightsError
 from serl_core.pairs import AnyTask
@@ -108,9 +109,9 @@ class Blueprint:
         """The agent with these networks."""
         return SAC(self.agent_config, self.example(), self.load_task().action_dim)
 
-    def encoder(self) -> Callable[[Obs], Obs]:
-        """What turns an observation into what the policy acts on: frames become features, once."""
-        return frame_encoder(self.frozen_trunk, self.cameras) if self.cameras else dict
+    def encoder(self, once: EncodedOnce | None = None) -> Callable[[Obs], Obs]:
+        """What turns an observation into what the policy acts on: frames become features, ``once`` for all readers."""
+        return (once or EncodedOnce()).encoder(self.frozen_trunk, self.cameras) if self.cameras else dict
 
     def replay_encoder(self, rng: np.random.Generator) -> Callable[[Obs], Obs]:
         """The same for replay, which keeps `views` shifted versions of every frame."""
@@ -144,9 +145,9 @@ class Blueprint:
 class _Acting:
     """One compiled policy and the weights it acts with."""
 
-    def __init__(self, blueprint: Blueprint, seed: int, *, explore: bool) -> None:
+    def __init__(self, blueprint: Blueprint, seed: int, once: EncodedOnce | None, *, explore: bool) -> None:
         self._act = make_policy(blueprint.agent_config, blueprint.example(), blueprint.load_task().action_dim)
-        self._encode = blueprint.encoder()
+        self._encode = blueprint.encoder(once)
         self._example = blueprint.raw_example()
         self._key = jax.random.key(seed)
         self._explore = explore
@@ -163,11 +164,18 @@ class _Acting:
 class LinkPolicy:
     """Explores with the newest weights that have arrived; its version never goes back.
 
+    ``once`` shares the features of frames with others that read them, such as a judge.
     Raises ConfigError if the learner learns another task, or from other observations, than this actor's.
     """
 
     def __init__(
-        self, link: ActorLink, task: AnyTask, obs: Observation, seed: int, weights: Path | None = None
+        self,
+        link: ActorLink,
+        task: AnyTask,
+        obs: Observation,
+        seed: int,
+        weights: Path | None = None,
+        once: EncodedOnce | None = None,
     ) -> None:
         self.version = -1
         self.received = 0  # how many steps of this session the learner had when it published them
@@ -175,6 +183,7 @@ class LinkPolicy:
         self._wanted = (task.name, obs)
         self._seed = seed
         self._weights = weights
+        self._once = once
         self._acting: _Acting | None = None
         self._params: Any = None
 
@@ -213,20 +222,23 @@ class LinkPolicy:
                 f"the learner at {self._link.address} learns {' from '.join(learnt)}, this actor drives "
                 f"{' from '.join(self._wanted)}: start both with the same --task and --obs"
             )
-        acting = _Acting(blueprint, self._seed, explore=True)
+        acting = _Acting(blueprint, self._seed, self._once, explore=True)
         acting.warm_up(self._params)
         return acting
 
 
 class CheckpointPolicy:
-    """Acts without exploring, with the weights of one checkpoint; ``weights`` is the file of its image trunk."""
+    """Acts without exploring, with the weights of one checkpoint; ``weights`` is the file of its image trunk.
 
-    def __init__(self, checkpoint: Path, weights: Path | None = None) -> None:
+    ``once`` as in `LinkPolicy`.
+    """
+
+    def __init__(self, checkpoint: Path, weights: Path | None = None, once: EncodedOnce | None = None) -> None:
         saved = Checkpoints(checkpoint.parent).load(checkpoint)
         self.blueprint = Blueprint.from_tree(saved["blueprint"], weights)
         self._version = int(saved["version"])
         self._params = params_from_tree(saved["policy"])
-        self._acting = _Acting(self.blueprint, seed=0, explore=False)
+        self._acting = _Acting(self.blueprint, 0, once, explore=False)
         self._acting.warm_up(self._params)
 
     def __call__(self, obs: Obs) -> Decision:
