@@ -131,6 +131,10 @@ TABLE: dict[str, set[str]] = {
     # the learner's side
     "serl_core.nets": set(),
     "serl_core.agents": {"serl_core.nets", "serl_core.types"},
+    "serl_core.judging": {
+        *("serl_core.types", *CONFIG, "serl_core.data", "serl_core.nets", "serl_core.agents", "serl_core.envs"),
+        "serl_core.progress",
+    },
     "serl_core.limiter": set(),
     "serl_core.syncing": set(),
     "serl_core.data": {"serl_core.types", "serl_core.syncing", "robot_servers.wire"},

@@ -1,4 +1,4 @@
-"""From frames to features: what the policy sees, and the shifted views that replay learns from."""
+"""From frames to features: the shifted views that replay learns from. What acts reads `serl_core.nets.once`."""
 
 from __future__ import annotations
 
@@ -13,22 +13,10 @@ from serl_core.nets.trunks import FrozenTrunk
 PAD = 4  # pixels by which a crop may be shifted, either way
 
 
-def frame_encoder(
-    trunk: FrozenTrunk, cameras: tuple[str, ...]
-) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
-    """A function that replaces the frames of one observation by their features, all cameras in one pass."""
-
-    def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        features = np.asarray(trunk(np.stack([obs[name] for name in cameras])))
-        return {**obs, **dict(zip(cameras, features, strict=True))}
-
-    return encode
-
-
 def view_encoder(
     trunk: FrozenTrunk, cameras: tuple[str, ...], views: int, rng: np.random.Generator
 ) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
-    """The same for replay: ``views`` versions (views, rows, columns, channels) of each frame.
+    """A function that replaces each frame of an observation by ``views`` versions (views, rows, columns, channels).
 
     The first of them is not shifted. The others are random crops of the frame padded by 4 pixels (DrQ,
     arXiv 2004.13649), drawn once: the trunk is frozen, so that its features of a crop stay what they are.

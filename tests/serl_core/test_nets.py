@@ -10,7 +10,7 @@ from serl_core.nets.encoders import (
     cameras_of,
     fit_normaliser,
 )
-from serl_core.nets.frames import frame_encoder
+from serl_core.nets.once import EncodedOnce
 from serl_core.nets.heads import ActorHead, critic_ensemble, tanh_log_prob, tanh_sample
 from serl_core.nets.trunks import load_named
 
@@ -98,7 +98,7 @@ def test_frames_are_replaced_by_their_features() -> None:
     rng = np.random.default_rng(0)
     obs = {name: rng.integers(0, 255, (128, 128, 3), dtype=np.uint8) for name in ("wrist", "front")}
     trunk = load_named("small")
-    got = frame_encoder(trunk, ("front", "wrist"))({"state": np.zeros(3, np.float32), **obs})
+    got = EncodedOnce().encoder(trunk, ("front", "wrist"))({"state": np.zeros(3, np.float32), **obs})
     expected = np.asarray(trunk(obs["wrist"][None]))[0]
     np.testing.assert_allclose(got["wrist"].astype(np.float32), expected.astype(np.float32), atol=0.05)
     assert np.abs(got["wrist"].astype(np.float32) - got["front"].astype(np.float32)).max() > 0.2
