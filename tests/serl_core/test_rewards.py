@@ -15,6 +15,14 @@ class Script:
 
     def __init__(self, verdicts: dict[int, Verdict]) -> None:
         self.verdicts, self.step = verdicts, 0
+        self.resets = 0
+
+    @property
+    def name(self) -> str:
+        return f"script {self.resets}"
+
+    def reset(self) -> None:
+        self.resets += 1
 
     def judge(self, obs, info) -> Verdict:
         self.step += 1
