@@ -32,6 +32,7 @@ COMMANDS = {
     "actor": "serl_core.actor",
     "eval": "serl_core.evaluate",
     "label": "serl_core.label",
+    "classifier": "serl_core.classifier",
     "stop": "serl_core.stop",
     "recover": "serl_core.recover",
     "keys": "serl_core.keys",
@@ -46,6 +47,7 @@ EXPLANATIONS = {
     "actor": "drive the robot with the newest policy and stream what happens",
     "eval": "measure the success rate of the newest checkpoint",
     "label": "say how an episode really ended, or list the episodes",
+    "classifier": "train a classifier of success on recorded episodes, measure it, look at its mistakes",
     "stop": "STOP a robot from anywhere, whoever owns it",
     "recover": "say that it is safe to go on after a STOP or a fault",
     "keys": "make the keys for servers that other machines reach",
@@ -54,7 +56,7 @@ EXPLANATIONS = {
 
 def usage() -> str:
     """The text of ``serl --help``."""
-    lines = [f"  {name:<8} {text}" for name, text in EXPLANATIONS.items()]
+    lines = [f"  {name:<10} {text}" for name, text in EXPLANATIONS.items()]
     return "\n".join(["usage: serl COMMAND [options]", "", *lines, "", "serl COMMAND --help explains its options."])
 
 

@@ -1,0 +1,211 @@
+"""A classifier from labelled frames, and what to expect of it on episodes that it has never seen.
+
+Episodes are dealt into folds; each of the heads that together make the classifier learns from all folds but one,
+which ends its training in time and then tells how good it is. So every episode is judged by a head that has not
+seen it: by these scores labels are suspected, probabilities calibrated and the threshold chosen. What is used in
+the end, the mean of all heads, is at least as good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from serl_core.agents import calibration
+from serl_core.agents.classifier import ClassifierConfig, Floats, Head, Ints, fit, log_shares, logits
+from serl_core.config import ConfigError
+from serl_core.envs.scored import Belief, Confirmation
+from serl_core.judging.encoded import Examples
+from serl_core.nets.encoders import Params
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a classifier is trained and what is wanted of it."""
+
+    folds: int = 4  # heads, each of which is judged by the episodes it has not seen; at least 2
+    suspects: Literal["leave out", "keep"] = "leave out"  # frames whose label contradicts confident heads
+    emphasis: int = 4  # a frame that a person corrected counts so many times
+    false_positive_rate: float = 1e-3  # share of the other frames that may be taken for a success
+    k: int = 2  # frames over the threshold …
+    n: int = 3  # … of so many, that confirm a success
+    network: ClassifierConfig = field(default_factory=ClassifierConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.folds < 2 or self.emphasis < 1 or not 0 <= self.false_positive_rate < 1:
+            raise ConfigError("training: folds ≥ 2, emphasis ≥ 1, 0 ≤ false_positive_rate < 1")
+        Belief(0.5, self.k, self.n)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The heads, how to read them, and what they said of the episodes that each had not seen.
+
+    ``prior`` (C,) is added to the mean of the heads' logits, the sum divided by ``temperature``. ``held_out`` (N, C)
+    are probabilities, ``suspected`` (N,) the frames that were left out.
+    """
+
+    members: tuple[Params, ...]
+    prior: Floats
+    temperature: float
+    belief: Belief
+    held_out: npt.NDArray[np.float64]
+    suspected: Bools
+    report: dict[str, Any]
+
+
+def train(
+    examples: Examples,
+    classes: tuple[str, ...],
+    success: str,
+    config: Training,
+    tell: Callable[[str], None] = lambda text: None,
+) -> Trained:
+    """Raises `ConfigError` if a class is missing, or occurs in one episode only."""
+    head = Head(config.network, tuple(sorted(examples.features)), len(classes))
+    folds = deal(examples, classes, config.folds, np.random.default_rng(config.seed))
+    suspected = np.zeros(len(examples.labels), np.bool_)
+    if config.suspects == "leave out":
+        scores, _ = _cross(
+            head, examples, folds, suspected, config, lambda text: tell(f"looking for doubtful labels, {text}")
+        )
+        suspected = calibration.suspects(calibration.softmax(scores), examples.labels) & ~examples.trusted
+        suspected &= ~_emptied(suspected, examples.labels, len(classes))
+    scores, fitted = _cross(head, examples, folds, suspected, config, tell)
+    sure = ~suspected
+    temperature = calibration.fit_temperature(scores[sure], examples.labels[sure])
+    held_out = calibration.softmax(scores, temperature)
+    number = classes.index(success)
+    chosen, truth = held_out[:, number], examples.labels == number
+    threshold = calibration.choose_threshold(chosen[sure], truth[sure], config.false_positive_rate)
+    belief = Belief(threshold, config.k, config.n)
+    report = {
+        **about(examples, classes),
+        "suspected": int(suspected.sum()),
+        "updates": [member.updates for member in fitted],
+        "temperature": temperature,
+        "held_out": figures(chosen[sure], truth[sure], examples.owner[sure], belief),
+    }
+    prior = log_shares(examples.labels[sure], len(classes))
+    return Trained(tuple(m.params for m in fitted), prior, temperature, belief, held_out, suspected, report)
+
+
+def about(examples: Examples, classes: tuple[str, ...]) -> dict[str, Any]:
+    """How much there is of each class."""
+    counts = np.bincount(examples.labels, minlength=len(classes)).tolist()
+    return {"frames": dict(zip(classes, counts, strict=True)), "episodes": int(examples.owner.max()) + 1}
+
+
+def figures(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief) -> dict[str, float]:
+    """Frames and whole episodes at the threshold; scores (N,) in the order of recording, ``owner`` their episodes."""
+    return {
+        **calibration.at_threshold(scores, truth, belief.threshold),
+        "average_precision": calibration.precision_recall(scores, truth).average_precision if truth.any() else 0.0,
+        "calibration_error": calibration.calibration_error(scores, truth),
+        "threshold": belief.threshold,
+        **by_episode(scores, truth, owner, belief),
+    }
+
+
+def by_episode(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief) -> dict[str, int]:
+    """What confirmation makes of the frames: successes that are confirmed, and failures that are taken for one.
+
+    A success that is confirmed before there is one (its first frame none yet) is early: as false as any.
+    """
+    counts = {"failed_episodes": 0, "false_successes": 0, "good_episodes": 0, "confirmed": 0, "early": 0}
+    for number in np.unique(owner):
+        mine = owner == number
+        begun = confirmed_at(scores[mine] >= belief.threshold, belief)
+        good = truth[mine]
+        if not good.any():
+            counts["failed_episodes"] += 1
+            counts["false_successes"] += begun is not None
+        else:
+            counts["good_episodes"] += 1
+            counts["confirmed"] += begun is not None
+            counts["early"] += begun is not None and not good[begun]
+    return counts
+
+
+def confirmed_at(hits: Bools, belief: Belief) -> int | None:
+    """The first frame of the confirmed run among the frames of an episode, None if nothing is confirmed."""
+    count = Confirmation(belief)
+    for index, hit in enumerate(hits):
+        ago = count.update(bool(hit))
+        if ago is not None:
+            return index - ago
+    return None
+
+
+def deal(examples: Examples, classes: tuple[str, ...], folds: int, rng: np.random.Generator) -> Ints:
+    """The fold (N,) of each frame: whole episodes, the classes spread evenly. Raises `ConfigError`."""
+    shown = [np.unique(examples.owner[examples.labels == number]) for number in range(len(classes))]
+    for name, episodes in zip(classes, shown, strict=True):
+        if not len(episodes):
+            raise ConfigError(
+                f'no frame of class "{name}", only of {_others(classes, name)}: record some (serl record), or say '
+                "which episodes were one (serl label)"
+            )
+        if len(episodes) < 2:
+            raise ConfigError(
+                f'no held-out episode: class "{name}" occurs in one episode only; record at least another one'
+            )
+    fold = np.full(int(examples.owner.max()) + 1, -1)
+    dealt = 0
+    for episodes in sorted(shown, key=len):  # the rarest class first: it must reach every fold that it can
+        for episode in rng.permutation(episodes):
+            if fold[episode] < 0:
+                fold[episode] = dealt % min(folds, min(map(len, shown)))
+                dealt += 1
+    return fold[examples.owner]
+
+
+def _others(classes: tuple[str, ...], name: str) -> str:
+    return ", ".join(f'"{other}"' for other in classes if other != name)
+
+
+def _cross(
+    head: Head, examples: Examples, folds: Ints, suspected: Bools, config: Training, tell: Callable[[str], None]
+) -> tuple[Floats, list[Any]]:
+    """Logits (N, C) of all frames by heads that did not see their episodes, and the heads."""
+    scores = np.zeros((len(folds), head.classes), np.float32)
+    fitted = []
+    for fold in range(int(folds.max()) + 1):
+        tell(f"head {fold + 1} of {folds.max() + 1}")
+        usable = np.flatnonzero((folds != fold) & ~suspected)
+        emphasised = np.concatenate([usable, np.repeat(usable[examples.trusted[usable]], config.emphasis - 1)])
+        unseen = np.flatnonzero(folds == fold)
+        stop_by = unseen[~suspected[unseen]]
+        fitted.append(fit(head, examples.features, examples.labels, emphasised, stop_by, config.seed + fold))
+        prior = log_shares(examples.labels[usable], head.classes)
+        scores[unseen] = logits(head, fitted[-1].params, examples.features, unseen) + prior
+    return scores, fitted
+
+
+def _emptied(suspected: Bools, labels: Ints, classes: int) -> Bools:
+    """Frames of classes of which nearly all are suspected: then it is the heads that are wrong."""
+    doubted = [
+        suspected[labels == number].mean() > 0.8 if (labels == number).any() else False for number in range(classes)
+    ]
+    return np.array(doubted)[labels]
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """What a person wants to know, in a few lines."""
+    found = report["held_out"]
+    counts = ", ".join(f"{count} {name}" for name, count in report["frames"].items())
+    lines = [
+        f"{report['episodes']} episodes, frames: {counts}",
+        f"held-out frames: precision {found['precision']:.1%}, recall {found['recall']:.1%} at threshold "
+        f"{found['threshold']:.3f}; calibration error {found['calibration_error']:.3f}",
+        f"held-out episodes: {found['confirmed']} of {found['good_episodes']} successes confirmed, {found['early']} of "
+        f"them early; {found['false_successes']} false ones in {found['failed_episodes']} failed episodes",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,119 @@
+"""The classifier's confident mistakes as one page: pictures, where they come from, and how to correct a wrong label."""
+
+from __future__ import annotations
+
+import base64
+import html
+import shlex
+import struct
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from serl_core.judging.encoded import Examples, Place
+from serl_core.judging.labelled import Recorded
+
+Images = Mapping[str, npt.NDArray[np.uint8]]  # by camera: (H, W, 3)
+
+STYLE = """
+body { font: 15px/1.4 system-ui, sans-serif; margin: 2em auto; max-width: 76em; padding: 0 1em; color: #222 }
+main { display: grid; grid-template-columns: repeat(auto-fill, minmax(22em, 1fr)); gap: 1em }
+article { border: 1px solid #ccc; border-radius: 6px; padding: .8em }
+figure { display: inline-block; margin: 0 .4em .4em 0 } img { width: 160px; image-rendering: pixelated }
+figcaption, small { color: #666 } code { display: block; overflow-x: auto; background: #f4f4f4; padding: .4em }
+b.wrong { color: #a40000 }
+"""
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A frame whose label the classifier contradicts; ``probability`` is what it gives its own class."""
+
+    place: Place
+    labelled: str
+    believed: str
+    probability: float
+
+
+def mistakes(
+    examples: Examples, probabilities: npt.NDArray[np.float64], classes: tuple[str, ...], most: int
+) -> list[Mistake]:
+    """The ``most`` confident ones, the most confident first, by probabilities (N, classes) of the examples."""
+    believed = probabilities.argmax(axis=1)
+    surest = probabilities.max(axis=1)
+    wrong = np.flatnonzero(believed != examples.labels)
+    chosen = wrong[np.argsort(-surest[wrong], kind="stable")][:most]
+    return [
+        Mistake(examples.places[n], classes[examples.labels[n]], classes[believed[n]], float(surest[n])) for n in chosen
+    ]
+
+
+def pictures(found: Sequence[Mistake], episodes: Iterable[Recorded], cameras: Sequence[str]) -> dict[Place, Images]:
+    """What the cameras saw at each of these places."""
+    wanted: dict[tuple[str, str, int], list[Place]] = {}
+    for place in {mistake.place for mistake in found}:
+        wanted.setdefault((str(place.folder), place.actor, place.episode), []).append(place)
+    seen: dict[Place, Images] = {}
+    for episode in episodes:
+        for place in wanted.get((str(episode.folder), episode.actor, episode.episode), ()):
+            obs = episode.frames[place.step + 1]
+            seen[place] = {name: np.array(obs[name]) for name in cameras}
+    return seen
+
+
+def page(title: str, text: str, found: Sequence[Mistake], seen: Mapping[Place, Images]) -> str:
+    """A page that needs nothing else: pictures are inside."""
+    cards = "".join(_card(mistake, seen[mistake.place]) for mistake in found)
+    head = f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+    about = f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>"
+    body = cards or "<p>There is none: the classifier agrees with every label.</p>"
+    return f'<!doctype html><html lang="en"><meta charset="utf-8">{head}{about}<main>{body}</main></html>\n'
+
+
+def _card(mistake: Mistake, images: Images) -> str:
+    place = mistake.place
+    shown = "".join(
+        f'<figure><img alt="{html.escape(name)}" src="{data_uri(image)}"><figcaption>{html.escape(name)}'
+        "</figcaption></figure>"
+        for name, image in images.items()
+    )
+    where = html.escape(f"episode {place.episode} of {place.actor}, step {place.step}, {place.folder}")
+    said = (
+        f'labelled <b>{html.escape(mistake.labelled)}</b>, seems to be <b class="wrong">'
+        f"{html.escape(mistake.believed)}</b> ({mistake.probability:.1%})"
+    )
+    return f"<article>{shown}<p>{said}<br><small>{where}</small></p><p>{_advice(mistake)}</p></article>"
+
+
+def _advice(mistake: Mistake) -> str:
+    """How to say that the label is wrong."""
+    place = mistake.place
+    where = f"{shlex.quote(str(place.folder))} VERDICT --actor {shlex.quote(place.actor)} --episode {place.episode}"
+    if mistake.believed == "success" and place.step >= 0:
+        command = f"serl label {where} --step {place.step}".replace("VERDICT", "success", 1)
+    elif mistake.labelled == "success":
+        command = f"serl label {where}".replace("VERDICT", "failure", 1)
+    else:
+        return "If the label is wrong, the recording belongs to another class: move it there, or leave it out."
+    return f"If the label is wrong: <code>{html.escape(command)}</code> and train again."
+
+
+def data_uri(image: npt.NDArray[np.uint8]) -> str:
+    """An image (H, W, 3) as a PNG within a page."""
+    return f"data:image/png;base64,{base64.b64encode(png(image)).decode()}"
+
+
+def png(image: npt.NDArray[np.uint8]) -> bytes:
+    """An image (H, W, 3) as the bytes of a PNG (https://www.w3.org/TR/png-3): 8 bit RGB, rows unfiltered."""
+    height, width = image.shape[:2]
+    rows = np.concatenate([np.zeros((height, 1), np.uint8), image.reshape(height, width * 3)], axis=1)
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(rows.tobytes())), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(map(_chunk, *zip(*parts, strict=True)))
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
