@@ -123,6 +123,8 @@ TABLE: dict[str, set[str]] = {
     },
     "serl_core.rollout": {"serl_core.types"},
     "serl_core.verdicts": {"serl_core.types", "serl_core.teleop"},
+    "serl_core.course": {*PLAIN, "serl_core.envs"},
+    "serl_core.advice": {"serl_core.types", "serl_core.pairs", "serl_core.course"},
     "serl_core.summary": {"serl_core.types"},
     "serl_core.progress": set(),
     "serl_core.processes": set(),
