@@ -26,6 +26,7 @@ from statistics import median
 import tyro
 
 from examples.benchmarks.soak_ends import CAMERAS, is_whole, number_of
+from examples.benchmarks.soak_phases import Phases, marks, phases, summary, table
 from robot_servers.hello import STATE_PORT, STOP_PORT
 from serl_core.data.episodes import EpisodeStore
 from serl_core.types import Judgement
@@ -65,6 +66,7 @@ class Figures:
     damaged: int
     resume_s_median: float
     resume_s_max: float
+    phases: dict[str, dict[str, float]]
 
     def clean(self) -> bool:
         """Whether the promise was kept."""
@@ -108,12 +110,12 @@ class Arena:
         """Until they flow again: s after the last kill. Raises RuntimeError if that takes too long: it must go on."""
         role, since = self.killed[-1] if self.killed else ("actor", 0.0)
         deadline = time.monotonic() + PATIENCE
-        while (stored := resumed(arrivals(self.folder / "arrived"), role, since)) is None:
+        while (arrival := resumed(arrivals(self.folder / "arrived"), role, since)) is None:
             if time.monotonic() > deadline:
                 logs = "\n".join(f"{role}:\n{tail(self.folder / f'{role}.log')}" for role in ROLES)
                 raise RuntimeError(f"no record within {PATIENCE:.0f} s\n{logs}")
             time.sleep(0.02)
-        return stored - since if self.killed else 0.0
+        return arrival[0] - since if self.killed else 0.0
 
     def close(self) -> None:
         for process in self.running.values():
@@ -184,7 +186,7 @@ def count(folder: Path, killed: list[tuple[str, float]]) -> Figures:
         record = item.record()
         damaged += isinstance(record, Judgement) or number_of(record) != item.seq or not is_whole(record)
     distinct = {session: set(numbers) for session, numbers in stored.items()}
-    times = resume_times(arrivals(folder / "arrived"), killed)
+    times = [stored - moment for _, moment, (stored, _) in resumptions(arrivals(folder / "arrived"), killed)]
     return Figures(
         kills=len(killed),
         produced=sum(sent.values()),
@@ -196,6 +198,7 @@ def count(folder: Path, killed: list[tuple[str, float]]) -> Figures:
         damaged=damaged,
         resume_s_median=round(median(times), 2) if times else 0.0,
         resume_s_max=round(max(times), 2) if times else 0.0,
+        phases=summary(phases_of(folder, killed)),
     )
 
 
@@ -209,22 +212,28 @@ def arrivals(path: Path) -> list[Arrival]:
     return [(float(stored), None if begun == "life" else float(begun)) for stored, begun in pairs]
 
 
-def resumed(arrived: list[Arrival], role: str, killed: float) -> float | None:
-    """When the next life of this side had its first record in the store, or None: not yet."""
+def resumed(arrived: list[Arrival], role: str, killed: float) -> Arrival | None:
+    """The first record of the next life of this side that was stored, or None: not yet."""
     for stored, begun in arrived:
         if stored > killed and (begun is None if role == "learner" else begun is not None and begun > killed):
-            return stored
+            return stored, begun
     return None
 
 
-def resume_times(arrived: list[Arrival], killed: list[tuple[str, float]]) -> list[float]:
-    """From each kill until that, s; none if somebody was killed again before."""
-    times = []
+def resumptions(arrived: list[Arrival], killed: list[tuple[str, float]]) -> list[tuple[str, float, Arrival]]:
+    """Side, moment and that record of each kill; none if somebody was killed again before."""
+    found = []
     for index, (role, moment) in enumerate(killed):
         until = killed[index + 1][1] if index + 1 < len(killed) else float("inf")
-        stored = resumed(arrived, role, moment)
-        times += [stored - moment] if stored is not None and stored < until else []
-    return times
+        arrival = resumed(arrived, role, moment)
+        found += [(role, moment, arrival)] if arrival is not None and arrival[0] < until else []
+    return found
+
+
+def phases_of(folder: Path, killed: list[tuple[str, float]]) -> list[Phases]:
+    """Where the time went in each resumption."""
+    found, noted = resumptions(arrivals(folder / "arrived"), killed), marks(folder)
+    return [phases(noted, role, moment, begun, stored) for role, moment, (stored, begun) in found]
 
 
 def main(config: Config) -> int:
@@ -232,11 +241,13 @@ def main(config: Config) -> int:
     with tempfile.TemporaryDirectory(dir=config.folder) as name:
         figures = soak(config, Path(name), say=lambda text: print(text, flush=True))
     row = asdict(figures)
+    where = row.pop("phases")
     for title, value in row.items():
         print(f"{title:16} {value:>10}")
+    print(table(where))
     print("nothing lost, repeated or reordered" if figures.clean() else "THE PROMISE WAS BROKEN")
     if config.json:
-        config.json.write_text(json.dumps(row, indent=2) + "\n")
+        config.json.write_text(json.dumps({**row, "phases": where}, indent=2) + "\n")
     if config.csv:
         append(RESULTS / "soak.csv", {"seed": config.seed, "rate": config.rate, **row})
     return 0 if figures.clean() else 1

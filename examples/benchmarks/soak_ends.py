@@ -20,6 +20,7 @@ import gymnasium as gym
 import numpy as np
 import tyro
 
+from examples.benchmarks.soak_phases import note
 from examples.benchmarks.transport_ends import client_keys, server_keys
 from robot_servers.drivers.fake import HOME, LIMITS, count_image, image_count
 from robot_servers.interface import RobotError
@@ -107,7 +108,9 @@ def actor(address: str, robot: str, folder: Path, rate: float) -> None:
         link = stack.enter_context(
             ActorLink(address, "actor", folder / "spool", away_after=0.5, keys=client_keys(folder))
         )
+        note(folder, "actor", "the spool is open")
         session = reached(stack, robot)
+        note(folder, "actor", "the robot is its own")
         log.info("session %s has the robot", link.session)
         env: gym.Env[Any, Any] = make_env(session, TASK, "pixels", None, 0)
         env = OutlivesServer(env, [session.robot], stop=lambda: False)
@@ -140,6 +143,7 @@ def learner(address: str, robot: str, folder: Path, rate: float) -> None:
         LearnerLink(address, store.last_of_each(), keys=server_keys(folder)) as link,
         (folder / "arrived").open("ab", buffering=0) as journal,
     ):
+        note(folder, "learner", "the store is open")
         log.info("the learner listens")
         while True:
             for item in link.receive(64, 0.05):
@@ -174,6 +178,7 @@ def main(role: str, address: str, robot: str, folder: Path, rate: float) -> None
     """Play one role."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s.%(msecs)03d %(message)s", datefmt="%H:%M:%S")
     log.info("%s starts", role)
+    note(folder, role, "started, all imported")
     {"actor": actor, "drain": drain, "learner": learner}[role](address, robot, folder, rate)
 
 
