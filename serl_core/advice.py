@@ -7,6 +7,7 @@ A policy that is helped each time never learns what follows from its own actions
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -17,6 +18,8 @@ from typing import Any, final
 from serl_core.course import TRACK, Course, Place, place_of
 from serl_core.pairs import AnyTask
 from serl_core.types import EpisodeStart, Record, Step
+
+log = logging.getLogger(__name__)
 
 EXPLORE = 20  # steps that the policy is left alone in any case
 EXPLORED = 30  # steps after which it may be helped while it learns
@@ -163,7 +166,7 @@ class Advisor:
     """Listens to a rollout; ``advice`` is the present one, which stands for `DWELL` s at least.
 
     ``axes`` and ``place`` as in `Course`. ``learner`` tells how that does. ``say`` gets a line at the end of an episode
-    when the advice has changed that is not of a moment. ``now`` is monotonic, s.
+    when the advice has changed that is not of a moment, ``show`` gets `status` with every record. ``now`` is monotonic.
     """
 
     def __init__(
@@ -171,7 +174,8 @@ class Advisor:
         axes: int,
         place: Place,
         learner: Callable[[], Learner] = Learner,
-        say: Callable[[str], object] | None = None,
+        say: Callable[[str], object] = log.info,
+        show: Callable[[Mapping[str, Any]], object] = dict,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self.course = Course(axes, place, now)
@@ -179,6 +183,7 @@ class Advisor:
         self._rules = Rules()
         self._learner = learner
         self._say = say
+        self._show = show
         self._now = now
         self._since = -math.inf
         self._said = Kind.TRY
@@ -190,6 +195,7 @@ class Advisor:
         self._advise(self._rules(self.course, self._learner()), begins, ends)
         if ends:
             self._report()
+        self._show(self.status())
 
     def status(self) -> dict[str, Any]:
         """For a console: advice first, then the figures behind it."""
@@ -212,7 +218,7 @@ class Advisor:
             self.advice, self._since = advice, self._now()
 
     def _report(self) -> None:
-        if self._say is not None and self.advice.kind not in (self._said, *OF_THE_MOMENT):
+        if self.advice.kind not in (self._said, *OF_THE_MOMENT):
             self._said = self.advice.kind
             course = self.course
             share = f"operator {course.operator_share:.0%}, on its own {course.alone} of {len(course.episodes)}"
@@ -220,7 +226,10 @@ class Advisor:
 
 
 def advisor_for(
-    task: AnyTask, learner: Callable[[], Learner] = Learner, say: Callable[[str], object] | None = None
+    task: AnyTask,
+    learner: Callable[[], Learner] = Learner,
+    say: Callable[[str], object] = log.info,
+    show: Callable[[Mapping[str, Any]], object] = dict,
 ) -> Advisor:
     """The advisor for ``task``."""
-    return Advisor(task.action_dim - task.grippers, place_of(task), learner, say)
+    return Advisor(task.action_dim - task.grippers, place_of(task), learner, say, show)

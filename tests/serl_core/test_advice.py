@@ -26,8 +26,14 @@ class Run:
         self.time = 0.0
         self.learner = Learner()
         self.lines: list[str] = []
+        self.shown: dict[str, object] = {}
         self.advisor = Advisor(
-            2, lambda obs: obs["state"].astype(float), lambda: self.learner, self.lines.append, lambda: self.time
+            2,
+            lambda obs: obs["state"].astype(float),
+            lambda: self.learner,
+            self.lines.append,
+            self.shown.update,
+            lambda: self.time,
         )
         self.changes: list[tuple[float, Kind]] = []
         self.episodes = 0
@@ -41,6 +47,11 @@ class Run:
     def begin(self) -> None:
         self._at, self._index = 0.0, 0
         self.advisor(replace(start("a", self.episodes), obs={"state": np.zeros(1, np.float32)}))
+        self._note()
+
+    def _note(self) -> None:
+        if (self.changes[-1][1] if self.changes else Kind.TRY) is not self.kind:
+            self.changes.append((self.time, self.kind))
 
     def step(self, moves: float = MOVES, leads: bool = False, action: float = 0.5, **changes) -> Kind:
         self.time += PERIOD
@@ -56,8 +67,7 @@ class Run:
             )
         )
         self._index += 1
-        if (self.changes[-1][1] if self.changes else Kind.TRY) is not self.kind:
-            self.changes.append((self.time, self.kind))
+        self._note()
         self.episodes += changes.get("terminated", False) or changes["truncated"]
         return self.kind
 
@@ -109,6 +119,7 @@ def test_help_in_every_success_is_too_much():
     for number in range(12):
         run.episode(success=True, helped=number % 3 != 0)
     assert run.kind is Kind.TOO_MUCH and "8 of 12" in run.advisor.advice.text
+    assert run.shown["advice"] == run.advisor.advice.text and run.shown["on its own"] == "4 of 12"
     for _ in range(20):
         run.episode(success=True)
     assert run.kind is Kind.ALONE and "hands off" in run.advisor.advice.text
