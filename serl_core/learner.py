@@ -197,7 +197,8 @@ class Learner:
     def _report(self) -> None:
         """Tell the actors how far learning is behind what they sent."""
         report = {"received": self.received.total(), "behind": self.limiter.behind, "grad_steps": self.grad_steps}
-        self._link.report(report)
+        pace = {"utd": self.limiter.achieved_utd, "utd_wanted": self.limiter.utd}
+        self._link.report({**report, **pace})
 
     def _publish_if_due(self) -> None:
         seconds, transitions = self._published_at

@@ -88,8 +88,9 @@ class TerminalConsole:
             self._write(f"\r\x1b[K{self._shown}\r")  # back to its begin: a line of a log overwrites it
 
     def show(self, status: Mapping[str, Any]) -> None:
-        """Figures for the line of status; shown by the terminal's thread, so that no screen delays the caller."""
-        line = " · ".join(f"{name} {_text(value)}" for name, value in status.items() if value not in ("", None))
+        """Figures for the line of status, advice first; the terminal's thread shows them, so that no screen delays us."""
+        figures = [f"{name} {_text(value)}" for name, value in status.items() if name != "advice" and _is_told(value)]
+        line = " · ".join([*filter(_is_told, [status.get("advice")]), *figures])
         self._status = line[: self._width() - 1]
 
     def say(self, text: str) -> None:
@@ -104,6 +105,10 @@ class TerminalConsole:
             self.say(str(error))
             return
         self.say("STOP: the arm is stopped" if event is Event.STOP else f"you said: {event.replace('_', ' ')}")
+
+
+def _is_told(value: Any) -> bool:
+    return value is not None and value != ""
 
 
 def _text(value: Any) -> str:

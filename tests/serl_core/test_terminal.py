@@ -208,11 +208,11 @@ def test_a_loop_that_hangs_is_noticed_and_can_be_stopped():
 def test_the_status_is_one_line_that_fits():
     """Guards the screen: a longer line would scroll with every update."""
     desk = Desk()
-    desk.console.show({"episode": 3, "rate": 0.123456, "none": None, "advice": "let it try " * 9})
+    desk.console.show({"episode": 3, "rate": 0.123456, "none": None, "advice": "let it try"})
     assert desk.screen == ""  # shown by the terminal's thread, not by the loop
     desk.console.tick()
     line = desk.screen.removeprefix("\r\x1b[K").removesuffix("\r")
-    assert line == "episode 3 · rate 0.123 · advice let it try"[:29]
+    assert line == "let it try · episode 3 · rate 0.123"[:29]
     desk.console.tick()
     assert desk.screen.count("episode") == 1
 
