@@ -27,13 +27,13 @@ READY = 5.0  # s that the listener may take to begin
 
 
 class DisplayKeyboard:
-    """Satisfies `Source`. ``display`` as in the variable DISPLAY; ``now`` is monotonic, s."""
+    """Satisfies `Source`, on the display that the variable DISPLAY names. ``now`` is monotonic, s."""
 
     label = "keyboard"
     repeats = False  # the display is asked in each poll which keys are down
 
-    def __init__(self, display: str | None = None, now: Callable[[], float] = time.monotonic) -> None:
-        self._display, self._now = display, now
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self._window: Window | None = None
         self._listener: Any = None
         self._presses: Presses = queue.SimpleQueue()
@@ -42,7 +42,7 @@ class DisplayKeyboard:
     def open(self) -> None:
         self._held.clear()
         pynput = load_pynput()
-        self._window = Window(self._display)
+        self._window = Window()
         self._listener = pynput.Listener(on_press=lambda key: self._pressed(pynput, key))
         self._listener.start()
         ready = threading.Thread(target=self._listener.wait, name="keyboard begins", daemon=True)  # may wait for ever
@@ -53,7 +53,7 @@ class DisplayKeyboard:
 
     def close(self) -> None:
         if self._listener is not None:
-            self._listener.stop()
+            self._listener.stop()  # its thread ends with the next key, whatever that is (pynput's pull request 583)
         if self._window is not None:
             self._window.close()
         self._listener = self._window = None
@@ -85,10 +85,10 @@ class Window:
     Raises `DeviceError` if there is no display or no such window.
     """
 
-    def __init__(self, display: str | None = None) -> None:
+    def __init__(self) -> None:
         self._error, symbols, displays = (load_xlib(part) for part in ("error", "XK", "display"))
         try:
-            self._display = displays.Display(display)
+            self._display = displays.Display()
         except (self._error.DisplayError, OSError) as error:
             raise DeviceError(f"keyboard: no X display ({' '.join(str(error).split())}); {INSTEAD}") from error
         named = os.environ.get("WINDOWID", "")

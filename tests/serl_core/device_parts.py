@@ -30,6 +30,14 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
         time.sleep(0.002)
 
 
+def never(condition: Callable[[], bool], seconds: float = 0.3) -> None:
+    """It does not happen for so long."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        assert not condition()
+        time.sleep(0.002)
+
+
 def pushed(axis: int = 0, value: float = 1.0) -> Motion:
     twist = np.zeros(6)
     twist[axis] = value
