@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import getpass
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 from statistics import median
 from typing import Any, Literal
 
+import gymnasium as gym
+
 from robot_servers.keys import load_client_keys
+from serl_core.attendance import Attendance, attending
 from serl_core.config import Observation
+from serl_core.envs.attention import Attended, attended
+from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.metrics import Metrics
 from serl_core.outage import OutlivesServer
+from serl_core.pairs import AnyTask
 from serl_core.policies import LinkPolicy
 from serl_core.processes import StopFlag
 from serl_core.rollout import Identity, rollout
@@ -24,6 +31,7 @@ from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.transport import ActorLink, LinkError, LinkStatus
 from serl_core.types import EpisodeStart, Record
+from serl_core.verdicts import Verdicts
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +48,11 @@ class Config:
     learner: str = "tcp://127.0.0.1:5557"  # address of the learner
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot or a learner on another one
     insecure: bool = False  # allow a learner on another machine without keys: others can read and write what is sent
-    operator: Literal["scripted", "none"] = "scripted"  # who corrects the policy
+    operator: str = "scripted"  # who corrects the policy: scripted, a device such as spacemouse (serl teleop), or none
+    takeover: TakeoverConfig = field(default_factory=TakeoverConfig)  # how a person's device takes over
+    console: str = "keys"  # where a person is heard: keys, page, keys+page, or none
+    console_keys: str = ""  # other keys, e.g. for a pedal: b=begin,p=stop
+    who: str = field(default_factory=getpass.getuser)  # the person, kept with their verdicts
     name: str = "actor"  # of this actor: letters, digits, "_", "." and "-"
     env_steps: int = 0  # end after this many steps; 0: until stopped
     resume: bool = False  # count what the learner has stored already towards env_steps
@@ -52,6 +64,7 @@ class Config:
 
 
 PATIENCE = 120  # s to wait for a learner; it may be compiling
+RECENT = 20  # episodes behind the rates that a person is shown
 
 
 class Recorder:
@@ -134,6 +147,27 @@ class EpisodeLog:
             self._metrics.write(steps, self._wall(), **figures, version=self._policy.version, weight_age_steps=age)
 
 
+class Board:
+    """Shows a person how the run stands, with every record; ``status`` is what the console shows."""
+
+    def __init__(self, status: dict[str, Any], tally: Tally, policy: LinkPolicy) -> None:
+        self._status = status
+        self._tally = tally
+        self._policy = policy
+
+    def __call__(self, record: Record) -> None:
+        episodes = self._tally.episodes[-RECENT:]
+        successes = sum(episode.success for episode in episodes)
+        steps = sum(episode.steps for episode in episodes)
+        helped = sum(episode.operator_steps for episode in episodes) / steps if steps else 0.0
+        self._status |= {
+            "episode": record.episode,
+            "successes": f"{successes}/{len(episodes)}",
+            "helped": f"{helped:.0%}",
+            "weights": self._policy.version,
+        }
+
+
 def training_seeds(seed: int, already: int) -> Iterator[int]:
     """Episode seeds of a training run: apart from evaluations', other than its demonstrations', new after a resume."""
     return count(2_000_000 + 100_000 * seed + already)
@@ -143,6 +177,7 @@ def main(config: Config) -> int:
     """Act until the steps are done or someone stops it; what cannot be delivered now waits in the spool."""
     task = load_task(config.task)
     keys = load_client_keys(config.keys) if config.keys else None
+    stop = StopFlag()
     with (
         connected(task, config.obs, config.robot, config.truth, keys=keys) as session,
         ActorLink(
@@ -153,34 +188,71 @@ def main(config: Config) -> int:
             keys=keys,
             spool_sync=config.spool_sync,
         ) as link,
-        StopFlag().on_signals() as stop,
+        stop.on_signals(),
+        attending(
+            session,
+            task,
+            config.robot,
+            stop,
+            operator=config.operator,
+            console=config.console,
+            console_keys=config.console_keys,
+            token_file=config.run_dir / "page.token",
+            keys=keys,
+        ) as there,
     ):
-        operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None
-        env = make_env(session, task, config.obs, operator, config.seed)
-        env = OutlivesServer(env, (session.robot, *session.partners), stop)
         policy = LinkPolicy(link, task, config.obs, config.seed, config.trunk_weights)
         if not policy.wait(PATIENCE, stop):
             return 0
-        already = steps_so_far(link) if config.resume else 0
-        lockstep = session.robot.metadata.clock == "lockstep"
-        tally = Tally()
-        episodes = EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already)
-        rollout(
-            env,
-            policy,
-            [
-                Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
-                tally,
-                episodes,
-            ],
-            identity=Identity(link.session),
-            seeds=training_seeds(config.seed, already),
-            stop=stop,
-            budget=max(0, config.env_steps - already) if config.env_steps else None,
-            meta=episode_meta(session, task, config.obs),
-        )
+        act(config, task, there, link, policy, stop)
         deliver(link, config.run_dir / "spool", stop)
     return 0
+
+
+def act(
+    config: Config, task: AnyTask, there: Attendance, link: ActorLink, policy: LinkPolicy, stop: Callable[[], bool]
+) -> None:
+    """Drive the robot until the steps are done or someone ends it; everything goes to the learner."""
+    session, ears = there.session, there.ears
+    already = steps_so_far(link) if config.resume else 0
+    lockstep = session.robot.metadata.clock == "lockstep"
+    tally = Tally()
+    verdicts = Verdicts(link.send, config.who)
+    ears.listeners.append(lambda said, running: verdicts.hear(said))
+    rollout(
+        attended_env(config, task, there, stop),
+        policy,
+        [
+            Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
+            verdicts,
+            tally,
+            EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already),
+            Board(ears.status, tally, policy),
+        ],
+        identity=Identity(link.session),
+        seeds=attended(training_seeds(config.seed, already), ears),
+        stop=ears.over,
+        budget=max(0, config.env_steps - already) if config.env_steps else None,
+        meta=episode_meta(session, task, config.obs),
+    )
+
+
+def attended_env(config: Config, task: AnyTask, there: Attendance, stop: Callable[[], bool]) -> gym.Env[Any, Any]:
+    """The task's environment under the operator's correction, heard by the console, and outliving its server."""
+    session = there.session
+    operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None
+    env = make_env(
+        session,
+        task,
+        config.obs,
+        operator,
+        config.seed,
+        device=there.device,
+        takeover=config.takeover,
+        said=there.ears.verdicts,
+    )
+    env = Attended(env, there.ears, task.max_steps, 1.0 / task.control_hz)
+    return OutlivesServer(env, (session.robot, *session.partners), stop)
 
 
 def steps_so_far(link: ActorLink) -> int:

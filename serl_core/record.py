@@ -1,23 +1,34 @@
-"""``serl record``: demonstrations by the scripted operator, through the same takeover path as a person's."""
+"""``serl record``: demonstrations, frames for a classifier, and free play; by a person, or by the scripted operator.
+
+The scripted operator goes through the same takeover path as a person, and only its successes are kept. Of what a
+person records everything is stored at once, and what they say of it stands above as labels (`serl_core.recording`).
+"""
 
 from __future__ import annotations
 
+import getpass
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-from robot_servers.keys import load_client_keys
-from serl_core.config import Observation
+from robot_servers.keys import ClientKeys, load_client_keys
+from serl_core.attendance import attending
+from serl_core.config import ConfigError, Observation
 from serl_core.data.episodes import EpisodeStore
+from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.metrics import Metrics, read
 from serl_core.pairs import AnyTask
+from serl_core.processes import StopFlag
 from serl_core.progress import Progress, progress
+from serl_core.recording.book import ABOUT, Kind
+from serl_core.recording.person import Plan, enough, record_person
+from serl_core.recording.watch import WatchConfig
 from serl_core.rollout import Decision, Identity, rollout
-from serl_core.session import connected, episode_meta, make_env
+from serl_core.session import Session, connected, episode_meta, make_env
 from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import DEMONSTRATOR, EpisodeStart, Obs, Record, Step
@@ -27,17 +38,25 @@ MAX_ATTEMPTS = 5  # per wanted demonstration; an operator worse than this cannot
 
 @dataclass(frozen=True)
 class Config:
-    """Record demonstrations: successful episodes of the scripted operator."""
+    """Record demonstrations, success or failure frames for a classifier, or free play."""
 
     out: Path  # folder of the episodes
     task: str = "pick_cube"  # task by name, or the path of a task file
     obs: Observation = "state"  # what an observation holds
-    episodes: int = 20  # successful episodes to have in the end, those of earlier calls included
+    kind: Kind = "demo"  # "success", "failure": every frame, or none, shows success; "play": neither is claimed
+    operator: str = "scripted"  # who leads: scripted, a device such as spacemouse (serl teleop), or none
+    episodes: int = 20  # episodes of this kind to have in the end, those of earlier calls included
     steps: int = 0  # go on beyond ``episodes`` until this many steps are kept
+    max_steps: int = 0  # of a person's episode: its time limit, a truncation; 0: the task's own
     robot: str = "tcp://127.0.0.1:5555"  # address of the robot server; of two arms LEFT,RIGHT, so is --truth
     truth: str | None = None  # address of the server's ground truth
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
     seed: int = 0  # of scenes and operator
+    console: str = "keys"  # where a person is heard: keys, or keys+page for a browser too
+    console_keys: str = ""  # other keys, e.g. for a pedal: b=begin,p=stop
+    who: str = field(default_factory=getpass.getuser)  # the person, kept with their verdicts
+    takeover: TakeoverConfig = field(default_factory=TakeoverConfig)  # how a person's device leads
+    watch: WatchConfig = field(default_factory=WatchConfig)  # when a person is warned
 
 
 class SuccessfulEpisodes:
@@ -77,28 +96,88 @@ def idle(task: AnyTask) -> Callable[[Obs], Decision]:
     return lambda obs: Decision(action)
 
 
-def main(config: Config) -> int:
+def record_script(config: Config, task: AnyTask, session: Session) -> int:
     """Record, and refuse to go on for ever with an operator who does not succeed."""
+    env = make_env(session, task, config.obs, OperatorConfig(mode="always"), config.seed)
+    with progress("recording demonstrations", config.episodes) as bar, EpisodeStore(config.out) as store:
+        kept = SuccessfulEpisodes(store, Metrics(config.out / "metrics.jsonl"), bar)
+
+        def enough() -> bool:
+            return kept.episodes >= config.episodes and kept.steps >= config.steps
+
+        first = kept.attempts
+
+        def seeds() -> Iterator[int]:
+            for index in count(first):
+                if enough() or kept.attempts >= MAX_ATTEMPTS * max(1, kept.episodes, config.episodes):
+                    return
+                yield first_seed(config.seed) + index
+
+        identity = Identity(DEMONSTRATOR, first_episode=first, source="demo")
+        meta = episode_meta(session, task, config.obs)
+        rollout(env, idle(task), [kept], identity=identity, seeds=seeds(), meta=meta)
+    print(f"kept {kept.episodes} successful demonstrations ({kept.steps} steps) of {kept.attempts} in {config.out}")
+    return 0 if enough() else 1
+
+
+def first_seed(seed: int) -> int:
+    """Of the scenes of recordings: apart from training and evaluation seeds."""
+    return 1_000_000 + 10_000 * seed
+
+
+def record_by_hand(config: Config, task: AnyTask, session: Session, keys: ClientKeys | None) -> int:
+    """Record what a person does and says until they quit; 0 if there is as much as was asked for."""
+    plan = Plan(
+        config.kind,
+        config.obs,
+        config.episodes,
+        config.steps,
+        config.max_steps,
+        first_seed(config.seed),
+        config.takeover,
+        config.watch,
+    )
+    with (
+        StopFlag().on_signals() as stop,
+        EpisodeStore(config.out) as store,
+        attending(
+            session,
+            task,
+            config.robot,
+            stop,
+            operator=config.operator,
+            console=config.console,
+            console_keys=config.console_keys,
+            token_file=config.out / "page.token",
+            keys=keys,
+        ) as there,
+    ):
+        meta = {**episode_meta(session, task, config.obs), "operator": config.operator, "who": config.who}
+        book = record_person(plan, task, there, store, stop, idle=idle(task), who=config.who, meta=meta, say=_say)
+    print(f"kept {book.kept} {ABOUT[config.kind]} ({book.steps} steps) of {len(book.ledger.entries)} in {config.out}")
+    return 0 if enough(plan, book) else 1
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` for what cannot be meant, before a robot is asked for."""
+    if config.operator == "scripted" and config.kind != "demo":
+        raise ConfigError(f"the scripted operator records demonstrations only: --kind {config.kind} needs a person")
+    if config.operator != "scripted" and "keys" not in config.console.split("+"):
+        raise ConfigError(f'--console "{config.console}": only keys can say that the arm may move; write keys+page')
+    if config.episodes < 0 or config.max_steps < 0:
+        raise ConfigError("--episodes and --max-steps must not be negative")
+
+
+def _say(text: str) -> None:
+    print(f"\r{text}", flush=True)
+
+
+def main(config: Config) -> int:
+    """Record."""
+    check(config)
     task = load_task(config.task)
     keys = load_client_keys(config.keys) if config.keys else None
     with connected(task, config.obs, config.robot, config.truth, keys=keys) as session:
-        env = make_env(session, task, config.obs, OperatorConfig(mode="always"), config.seed)
-        with progress("recording demonstrations", config.episodes) as bar, EpisodeStore(config.out) as store:
-            kept = SuccessfulEpisodes(store, Metrics(config.out / "metrics.jsonl"), bar)
-
-            def enough() -> bool:
-                return kept.episodes >= config.episodes and kept.steps >= config.steps
-
-            first = kept.attempts
-
-            def seeds() -> Iterator[int]:
-                for index in count(first):
-                    if enough() or kept.attempts >= MAX_ATTEMPTS * max(1, kept.episodes, config.episodes):
-                        return
-                    yield 1_000_000 + 10_000 * config.seed + index  # apart from training and evaluation seeds
-
-            identity = Identity(DEMONSTRATOR, first_episode=first, source="demo")
-            meta = episode_meta(session, task, config.obs)
-            rollout(env, idle(task), [kept], identity=identity, seeds=seeds(), meta=meta)
-    print(f"kept {kept.episodes} successful demonstrations ({kept.steps} steps) of {kept.attempts} in {config.out}")
-    return 0 if enough() else 1
+        if config.operator == "scripted":
+            return record_script(config, task, session)
+        return record_by_hand(config, task, session, keys)

@@ -56,13 +56,18 @@ def rollout(
     meta: Mapping[str, Any] | None = None,
     wall: Callable[[], float] = time.time,
 ) -> None:
-    """Run one episode per seed until the seeds end, ``budget`` steps are done, or ``stop()`` says so between two."""
+    """Run one episode per seed until the seeds end, ``budget`` steps are done, or ``stop()`` says so between two steps.
+
+    A stop during a reset is followed by no episode.
+    """
     tell = _Fanout(subscribers)
     taken = 0
     for episode, seed in zip(count(identity.first_episode), seeds, strict=False):
         if stop() or taken == budget:
             return
         obs, info = env.reset(seed=seed)
+        if stop():  # a reset may last long: an episode of one step would be nobody's wish
+            return
         about = {**(meta or {}), "seed": seed, "wall_time": wall(), **_wrench(info), **_judge(info)}
         tell(EpisodeStart(identity.actor, episode, obs, identity.source, about))
         for index in count():

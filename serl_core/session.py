@@ -21,8 +21,11 @@ from serl_core.config import ConfigError, Observation, Task, Truth
 from serl_core.envs.build import build_env
 from serl_core.envs.goals import EpisodeGoal
 from serl_core.envs.pair_env import Local, same_clock
-from serl_core.envs.rewards import Judge, OracleJudge, PoseJudge
+from serl_core.envs.rewards import Judge, OracleJudge, PersonJudge, PoseJudge
+from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.pairs import AnyTask
+from serl_core.teleop.console import Said
+from serl_core.teleop.device import Device
 from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
 
 log = logging.getLogger(__name__)
@@ -115,20 +118,27 @@ def _local(robot: RobotClient) -> Local:
 
 
 def make_env(
-    session: Session, task: AnyTask, obs: Observation, operator: OperatorConfig | None, seed: int
+    session: Session,
+    task: AnyTask,
+    obs: Observation,
+    operator: OperatorConfig | None,
+    seed: int,
+    *,
+    device: Device | None = None,
+    takeover: TakeoverConfig | None = None,
+    said: Callable[[], Sequence[Said]] | None = None,
+    judged: bool = True,
 ) -> gym.Env[Any, Any]:
-    """The task's environment, with the scripted operator at the device.
+    """The task's environment, with the scripted operator or a person at the ``device``, of which one at most is given.
 
-    A task that has goals is judged by them and needs no ground truth; else the oracle judges where there is one.
+    A person's verdicts among what was ``said`` go before those of `_judge`, which is asked only if ``judged``. A
+    script's pushes are not eased: it does not startle, and what was measured with it stays comparable.
     """
     goal = EpisodeGoal(task.goals) if isinstance(task, Task) and task.goals else None
     truth = goal.truth if goal else session.truth
-    device = None
     if operator is not None:
-        if truth is None:
-            raise ConfigError("the scripted operator sees the simulated scene: give its ground truth, --truth ADDRESS")
-        others = [robot.state for robot in session.partners]
-        device = ScriptedOperator(task, session.robot.state, truth, operator, np.random.default_rng(seed), *others)
+        device, takeover = _scripted(session, task, truth, operator, seed), TakeoverConfig(ease=0)
+    judge = _judge(session, task, goal) if judged else None
     return build_env(
         task,
         session.robot,
@@ -136,14 +146,25 @@ def make_env(
         obs=obs,
         clock=session.clock,
         truth=truth,
-        judge=_judge(session, task, goal),
+        judge=judge if said is None else PersonJudge(said, judge),
         device=device,
+        takeover=takeover,
         goal=goal,
         local=session.local,
     )
 
 
+def _scripted(
+    session: Session, task: AnyTask, truth: Callable[[], Truth] | None, operator: OperatorConfig, seed: int
+) -> ScriptedOperator:
+    if truth is None:
+        raise ConfigError("the scripted operator sees the simulated scene: give its ground truth, --truth ADDRESS")
+    others = [robot.state for robot in session.partners]
+    return ScriptedOperator(task, session.robot.state, truth, operator, np.random.default_rng(seed), *others)
+
+
 def _judge(session: Session, task: AnyTask, goal: EpisodeGoal | None) -> Judge | None:
+    """Who judges beside a person: a task that has goals is judged by them, else the oracle does where there is one."""
     if isinstance(task, Task) and goal is not None:
         return PoseJudge(goal.pose, task.goal_distance, task.goal_angle)
     return OracleJudge(session.truth) if session.truth else None

@@ -113,6 +113,14 @@ TABLE: dict[str, set[str]] = {
     "serl_core.envs": {*PLAIN, "serl_core.teleop"},
     "serl_core.session": {*PLAIN, "robot_servers.client", "robot_servers.keys", "serl_core.envs", "serl_core.teleop"},
     "serl_core.devices": {*PLAIN, "serl_core.teleop"},
+    "serl_core.attendance": {
+        *("robot_servers.interface", "robot_servers.keys", "robot_servers.stop", *CONFIG),
+        *("serl_core.session", "serl_core.envs", "serl_core.teleop"),
+    },
+    "serl_core.recording": {
+        *("serl_core.types", *CONFIG, "serl_core.session", "serl_core.attendance", "serl_core.rollout"),
+        *("serl_core.envs", "serl_core.teleop", "serl_core.data", "serl_core.outage"),
+    },
     "serl_core.outage": {"robot_servers.interface", "robot_servers.channel"},
     "serl_core.jog": PLAIN,
     "serl_core.taskfile": {"robot_servers.interface", "robot_servers.geometry", "serl_core.config"},

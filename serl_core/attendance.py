@@ -1,0 +1,87 @@
+"""A person at the robot: their device, the consoles they speak through, and the session that listens to both."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from robot_servers.interface import RobotError
+from robot_servers.keys import ClientKeys
+from robot_servers.stop import send_stop
+from serl_core.envs.attention import AttentiveClock, Ears
+from serl_core.pairs import AnyTask
+from serl_core.session import Session
+from serl_core.teleop.build import open_device
+from serl_core.teleop.console import Console
+from serl_core.teleop.consoles import open_console
+from serl_core.teleop.device import Device
+from serl_core.teleop.terminal import Listener
+
+WITHOUT_DEVICE = ("none", "scripted")  # operators that need none
+
+
+@dataclass(frozen=True)
+class Attendance:
+    """``session`` is the one given, but listens to ``ears`` once per control period; ``device`` if a person has one."""
+
+    session: Session
+    ears: Ears
+    device: Device | None
+
+
+def attended_by(session: Session, console: Console, device: Device | None, stop: Callable[[], bool]) -> Attendance:
+    """A session at which ``console`` is heard. ``stop`` ends every wait for the person."""
+    ears = Ears(console, (session.robot, *session.partners), stop)
+    return Attendance(replace(session, clock=AttentiveClock(session.clock, ears)), ears, device)
+
+
+@contextlib.contextmanager
+def attending(
+    session: Session,
+    task: AnyTask,
+    address: str,
+    stop: Callable[[], bool],
+    *,
+    operator: str = "none",
+    console: str = "none",
+    console_keys: str = "",
+    token_file: Path | None = None,
+    keys: ClientKeys | None = None,
+) -> Iterator[Attendance]:
+    """Open what ``operator`` and ``console`` name until the end of the block.
+
+    ``operator``: "none", "scripted", or a device as `serl_core.teleop.spec` says; ``console``: as of `open_console`.
+    STOP reaches the robots at ``address`` (LEFT,RIGHT of two arms) past the loop, which may hang. Raises `ConfigError`
+    for what cannot be meant, RobotError for what cannot be used.
+    """
+    states = [robot.state for robot in (session.robot, *session.partners)]
+    listeners: list[Listener] = []  # of the one terminal that device and console share
+    shared = listeners if "keys" in console.split("+") else None
+    with contextlib.ExitStack() as stack:
+        device = None
+        if operator not in WITHOUT_DEVICE:
+            device = stack.enter_context(open_device(operator, len(task.arms), states, shared))
+        heard = stack.enter_context(
+            open_console(
+                console,
+                lambda reason: stop_all(address, reason, keys),
+                keys=console_keys,
+                token_file=token_file,
+                listeners=listeners,
+            )
+        )
+        yield attended_by(session, heard, device, stop)
+
+
+def stop_all(address: str, reason: str, keys: ClientKeys | None = None) -> None:
+    """STOP every robot of LEFT,RIGHT, from any thread. Raises RobotError where it is not certain that one stops."""
+    problems = []
+    for where in address.split(","):
+        try:
+            send_stop(where, reason, keys)
+        except RobotError as error:
+            problems.append(str(error))
+    if problems:
+        raise RobotError("; ".join(problems))

@@ -1,0 +1,139 @@
+"""Episodes recorded by a person: they begin them, lead the arm, say how it ended, and may take back what they said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, final
+
+import gymnasium as gym
+
+from serl_core.attendance import Attendance
+from serl_core.config import Observation
+from serl_core.data.episodes import EpisodeStore
+from serl_core.envs.attention import Attended, Ears, attended
+from serl_core.envs.takeover_machine import TakeoverConfig
+from serl_core.outage import OutlivesServer
+from serl_core.pairs import AnyTask
+from serl_core.recording.book import ABOUT, Book, Kind
+from serl_core.recording.watch import Watch, WatchConfig
+from serl_core.rollout import Identity, Policy, rollout
+from serl_core.session import make_env
+from serl_core.types import DEMONSTRATOR, Record
+
+NO_LIMIT = 10**9  # steps: the time limit is `Attended`'s, which does not count the wait for a hand
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is recorded, and how much of it. ``first_seed`` is that of the scene of episode 0."""
+
+    kind: Kind
+    obs: Observation
+    episodes: int
+    steps: int
+    max_steps: int
+    first_seed: int
+    takeover: TakeoverConfig = field(default_factory=TakeoverConfig)
+    watch: WatchConfig = field(default_factory=WatchConfig)
+
+
+def actor_of(kind: Kind) -> str:
+    """The actor session of a kind of recordings."""
+    return DEMONSTRATOR if kind == "demo" else kind
+
+
+@final
+class Board:
+    """Told of every record: keeps the figures up to date that the person sees."""
+
+    def __init__(self, plan: Plan, book: Book, watch: Watch, ears: Ears, now: Callable[[], float]) -> None:
+        self._plan = plan
+        self._book = book
+        self._watch = watch
+        self._ears = ears
+        self._now = now
+        self._begun, self._before = now(), book.kept
+        self.show()
+
+    def __call__(self, record: Record) -> None:
+        self._ears.status["episode"] = record.episode
+        self.show()
+
+    def show(self) -> None:
+        """After a record, or something said."""
+        status = {"kept": f"{self._book.kept}/{self._plan.episodes}", "to go": self._to_go()}
+        self._ears.status |= {**status, "warning": "; ".join(self._watch.warnings)}
+
+    def _to_go(self) -> str:
+        """Estimated from the pace so far."""
+        done, left = self._book.kept - self._before, self._plan.episodes - self._book.kept
+        if done <= 0 or left <= 0:
+            return ""
+        return f"{left * (self._now() - self._begun) / done / 60:.0f} min"
+
+
+def record_person(
+    plan: Plan,
+    task: AnyTask,
+    there: Attendance,
+    store: EpisodeStore,
+    stop: Callable[[], bool],
+    *,
+    idle: Policy,
+    who: str,
+    meta: Mapping[str, Any],
+    say: Callable[[str], None],
+    now: Callable[[], float] = time.monotonic,
+) -> Book:
+    """Record until the person quits, or ``stop()``; returns what was recorded. ``idle`` is the policy that rests."""
+    book = Book(store, plan.kind, actor_of(plan.kind), who, say)
+    ears = there.ears
+    ears.listeners.append(book.ledger.hear)
+    watch = Watch(plan.watch, task.action_dim - task.grippers, task.control_hz, lambda: book.lengths)
+    board = Board(plan, book, watch, ears, now)
+    ears.listeners.append(lambda said, running: board.show())
+    rollout(
+        person_env(plan, task, there, stop),
+        idle,
+        [book, watch, board],
+        identity=Identity(actor_of(plan.kind), book.first_episode, "demo" if plan.kind == "demo" else "online"),
+        seeds=attended(_seeds(plan, book, say), ears, begin=True),
+        stop=lambda: ears.over() or stop(),
+        meta={**meta, "kind": plan.kind},
+    )
+    return book
+
+
+def person_env(plan: Plan, task: AnyTask, there: Attendance, stop: Callable[[], bool]) -> gym.Env[Any, Any]:
+    """The task's environment, led by the person. Only demonstrations are judged by anybody else."""
+    session = there.session
+    env = make_env(
+        session,
+        replace(task, max_steps=NO_LIMIT),
+        plan.obs,
+        None,
+        0,
+        device=there.device,
+        takeover=plan.takeover,
+        said=there.ears.verdicts,
+        judged=plan.kind == "demo",
+    )
+    period = 1.0 / task.control_hz
+    env = Attended(env, there.ears, plan.max_steps or task.max_steps, period, by_hand=there.device is not None)
+    return OutlivesServer(env, (session.robot, *session.partners), stop)
+
+
+def enough(plan: Plan, book: Book) -> bool:
+    """Whether as much is kept as was asked for."""
+    return book.kept >= plan.episodes and book.steps >= plan.steps
+
+
+def _seeds(plan: Plan, book: Book, say: Callable[[str], None]) -> Iterator[int]:
+    """One for each episode, as long as anybody asks: the last one may still be taken back."""
+    for index in count(book.first_episode):
+        if enough(plan, book):
+            say(f"{book.kept} {ABOUT[plan.kind]} are kept: quit to end, undo to take the last back, begin for one more")
+        yield plan.first_seed + index

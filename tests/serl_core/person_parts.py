@@ -1,0 +1,85 @@
+"""A person without a body: a hand at a device, and a console at which they say things at given moments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from robot_servers.geometry import delta_between
+from robot_servers.interface import RobotState
+from serl_core.config import Task
+from serl_core.envs.frames import axis_scales
+from serl_core.teleop.console import Event, Said
+from serl_core.teleop.device import Reading
+
+
+def said(event: Event, wall: float = 0.0) -> Said:
+    return Said(event, "key", wall)
+
+
+@dataclass
+class Script:
+    """Satisfies `Console`: ``script`` is given the status at every poll and says what the person says then."""
+
+    script: Callable[[Mapping[str, Any]], Iterable[Event]]
+    shown: list[dict[str, Any]] = field(default_factory=list)
+    heard: list[Event] = field(default_factory=list)
+
+    def poll(self) -> Sequence[Said]:
+        events = list(self.script(self.shown[-1] if self.shown else {}))
+        self.heard += events
+        return [said(event) for event in events]
+
+    def show(self, status: Mapping[str, Any]) -> None:
+        self.shown.append(dict(status))
+
+
+def in_order(*moments: tuple[str, Event]) -> Callable[[Mapping[str, Any]], Iterator[Event]]:
+    """A script: each event is said once when its moment has come.
+
+    A moment is "begin" (the arm waits for BEGIN), "judge" (it waits for a verdict), or a number of steps.
+    """
+    waiting = list(moments)
+
+    def script(status: Mapping[str, Any]) -> Iterator[Event]:
+        if waiting and _has_come(waiting[0][0], status):
+            yield waiting.pop(0)[1]
+
+    return script
+
+
+def _has_come(moment: str, status: Mapping[str, Any]) -> bool:
+    waits = str(status.get("waits for", ""))
+    if moment == "begin":
+        return waits == "begin"
+    if moment == "judge":
+        return "failure" in waits
+    return not waits and status.get("step") == int(moment)
+
+
+@dataclass
+class Seeker:
+    """Satisfies `Device`: a hand that pushes towards ``goal`` (3,) m, when ``pushes`` says so."""
+
+    task: Task
+    state: Callable[[], RobotState]
+    goal: Callable[[], np.ndarray]
+    pushes: Callable[[], bool] = lambda: True
+    connected: bool = True
+    resets: int = 0
+
+    def reset(self) -> None:
+        self.resets += 1
+
+    def read(self) -> Reading:
+        if not self.pushes():
+            return Reading(np.zeros(6), connected=self.connected)
+        state = self.state()
+        aim = np.concatenate([self.goal(), state.pose[3:]])
+        twist = np.clip(0.5 * delta_between(state.pose, aim) / axis_scales(self.task), -1.0, 1.0)
+        twist[3:] = 0.0
+        norm = float(np.linalg.norm(twist))
+        return Reading(twist * max(1.0, 0.3 / max(norm, 1e-9)), connected=self.connected)
