@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, final
 
+from robot_servers.interface import RobotError
 from serl_core.config import ConfigError
 from serl_core.teleop.console import Event, Said
 from serl_core.teleop.inbox import Inbox, Stop
@@ -107,7 +108,11 @@ def _page(
     stack: contextlib.ExitStack, inbox: Inbox, spec: str, token_file: Path | None, say: Callable[[str], object]
 ) -> Page:
     host, port = _place(spec)
-    page = stack.enter_context(Page(inbox, host, port, make_token(token_file)))
+    try:
+        token = make_token(token_file)
+    except OSError as error:
+        raise RobotError(f"cannot keep the token of the page in {token_file}: {error}") from error
+    page = stack.enter_context(Page(inbox, host, port, token))
     say(f"page for verdicts, hold and STOP: {page.url}")
     return page
 

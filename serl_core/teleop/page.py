@@ -60,6 +60,7 @@ def make_token(path: Path | None) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(fd, "r+") as file:
+        os.fchmod(fd, 0o600)
         kept = file.read().strip()
         if len(kept) >= 16:
             return kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -50,7 +51,8 @@ def parse_keys(text: str) -> dict[str, Event]:
 class TerminalConsole:
     """A `Listener` of the terminal that says what its keys mean, and shows one line of status.
 
-    ``write`` gets text for the screen, which it alone may block on; ``width`` is that of the screen.
+    ``write`` gets text for the screen, which it alone may block on; ``width`` is that of the screen, 0 if there is
+    none, and then there is no status.
     """
 
     def __init__(
@@ -58,12 +60,12 @@ class TerminalConsole:
         inbox: Inbox,
         keys: Mapping[str, Event] = KEYS,
         write: Callable[[str], object] | None = None,
-        width: Callable[[], int] = lambda: shutil.get_terminal_size().columns,
+        width: Callable[[], int] | None = None,
     ) -> None:
         self._inbox = inbox
         self._keys = dict(keys)
         self._write = write or _to_stderr
-        self._width = width
+        self._width = width or _width_of_stderr
         self._status = ""
         self._shown = ""
 
@@ -88,10 +90,10 @@ class TerminalConsole:
             self._write(f"\r\x1b[K{self._shown}\r")  # back to its begin: a line of a log overwrites it
 
     def show(self, status: Mapping[str, Any]) -> None:
-        """Figures for the line of status, advice first; the terminal's thread shows them, so that no screen delays us."""
+        """Figures for the line of status, advice first; shown by the terminal's thread: no screen delays the caller."""
         figures = [f"{name} {_text(value)}" for name, value in status.items() if name != "advice" and _is_told(value)]
         line = " · ".join([*filter(_is_told, [status.get("advice")]), *figures])
-        self._status = line[: self._width() - 1]
+        self._status = line[: max(0, self._width() - 1)]
 
     def say(self, text: str) -> None:
         """A line that stays."""
@@ -116,5 +118,10 @@ def _text(value: Any) -> str:
 
 
 def _to_stderr(text: str) -> None:
-    sys.stderr.write(text)
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # a full disk behind it must not end the hearing of STOP
+        sys.stderr.write(text)
+        sys.stderr.flush()
+
+
+def _width_of_stderr() -> int:
+    return shutil.get_terminal_size().columns if sys.stderr.isatty() else 0

@@ -177,7 +177,11 @@ def test_the_address_stays_the_same_after_a_restart(tmp_path: Path):
     assert make_token(path) == token and len(token) >= 22
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     path.write_text("short")
+    path.chmod(0o644)
     assert len(make_token(path)) >= 22 and make_token(None) != make_token(None)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(RobotError, match="token"), open_console("page:0", print, token_file=path / "in-a-file"):
+        pass
 
 
 def test_a_taken_port_is_one_line(site: Site):

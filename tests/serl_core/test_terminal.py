@@ -215,6 +215,9 @@ def test_the_status_is_one_line_that_fits():
     assert line == "let it try · episode 3 · rate 0.123"[:29]
     desk.console.tick()
     assert desk.screen.count("episode") == 1
+    blind = TerminalConsole(desk.inbox, write=pytest.fail, width=lambda: 0)
+    blind.show({"episode": 4})
+    blind.tick()  # a log in a file is spared
 
 
 def test_keys_can_be_changed_but_stop_stays():
