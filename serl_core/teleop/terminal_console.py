@@ -92,7 +92,8 @@ class TerminalConsole:
     def show(self, status: Mapping[str, Any]) -> None:
         """Figures for the line of status, advice first; shown by the terminal's thread: no screen delays the caller."""
         figures = [f"{name} {_text(value)}" for name, value in status.items() if name != "advice" and _is_told(value)]
-        line = " · ".join([*filter(_is_told, [status.get("advice")]), *figures])
+        advice = status.get("advice", "")
+        line = " · ".join([str(advice), *figures] if _is_told(advice) else figures)
         self._status = line[: max(0, self._width() - 1)]
 
     def say(self, text: str) -> None:
