@@ -15,6 +15,7 @@ from typing import Any, Literal
 import gymnasium as gym
 
 from robot_servers.keys import load_client_keys
+from serl_core.advice import Learner, advisor_for
 from serl_core.attendance import Attendance, attending
 from serl_core.config import Observation
 from serl_core.envs.attention import Attended, attended
@@ -168,6 +169,12 @@ class Board:
         }
 
 
+def learner_behind(link: ActorLink) -> Learner:
+    """How the learner behind ``link`` does."""
+    status = link.status()
+    return Learner.of_report(status.connected, status.report)
+
+
 def training_seeds(seed: int, already: int) -> Iterator[int]:
     """Episode seeds of a training run: apart from evaluations', other than its demonstrations', new after a resume."""
     return count(2_000_000 + 100_000 * seed + already)
@@ -228,6 +235,7 @@ def act(
             tally,
             EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already),
             Board(ears.status, tally, policy),
+            advisor_for(task, lambda: learner_behind(link), say=print, show=ears.status.update),
         ],
         identity=Identity(link.session),
         seeds=attended(training_seeds(config.seed, already), ears),

@@ -198,12 +198,11 @@ class Advisor:
         self._show(self.status())
 
     def status(self) -> dict[str, Any]:
-        """For a console: advice first, then the figures behind it."""
+        """For a console: advice first, then the figures behind it that the actor does not show anyway."""
         course, learner = self.course, self._learner()
         steps, seconds = course.since_alone()
         return {
             "advice": self.advice.text,
-            "operator's share": f"{course.operator_share:.0%}",
             "on its own": f"{course.alone} of {len(course.episodes)}",
             "since a success of its own": f"{steps} steps, {_duration(seconds)}",
             "actions at the limit": f"{course.saturation:.0%}",
