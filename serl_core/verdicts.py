@@ -90,7 +90,7 @@ class Verdicts:
     def _settle(self, said: Said, episode: _Episode, step: Step | None) -> None:
         """A verdict of the running episode; nothing to send where the record of ``step`` says the same itself."""
         recorded_success = step is not None and step.success
-        episode.by_person |= said.event is Event.SUCCESS
+        episode.by_person |= said.event in (Event.SUCCESS, Event.MISSED_SUCCESS)
         if said.event is Event.DISCARD:
             self._say(said, episode, "discarded")
         elif said.event is Event.FAILURE and not (step is not None and step.terminated and not step.success):
@@ -143,6 +143,7 @@ class Verdicts:
         if episode.last < 0:
             self._complain(f'"{said.event}": {episode} had no step that could have succeeded')
             return
+        episode.by_person = True
         wrong: Wrong = "missed_success" if said.event is Event.MISSED_SUCCESS else ""
         self._say(said, episode, "success", wrong, episode.last)
 

@@ -94,6 +94,10 @@ def test_a_slip_of_the_person_is_not_the_judges_mistake():
     desk.episode(0, "success", said={3: Event.SUCCESS})
     desk.say(Event.FALSE_SUCCESS)
     assert desk.last() == (0, "failure", -1, "", -1)
+    desk.episode(1, "")
+    desk.say(Event.MISSED_SUCCESS)
+    desk.say(Event.FALSE_SUCCESS)
+    assert desk.last() == (1, "failure", -1, "", -1)
 
 
 def test_a_verdict_without_a_judge_becomes_a_label():
