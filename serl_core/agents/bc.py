@@ -1,4 +1,5 @@
-"""Behaviour cloning of the demonstrations: the baseline of HIL-SERL (arXiv 2410.21845, section V).
+"""Behaviour cloning: the baseline of HIL-SERL (arXiv 2410.21845, section V), of demonstrations alone or, as HG-DAgger
+(arXiv 1810.02890), of what people did in takeovers too. Which it is, the routing says (`serl_core.data.routing`).
 
 The arm is regressed by the squared error of tanh(mean): the log density of a saturated action under
 a squashed Gaussian is infinite. The gripper is a 3-way classification, two are a 9-way one. Same policy
@@ -35,6 +36,7 @@ class BCConfig:
     activation: Activation = "tanh"  # of the head
     layer_norm: bool = True  # of the head
     dropout: float = 0.25  # share of units dropped in training
+    tau: float = 0.005  # share of the new parameters in each soft copy, which is what evaluations act with
     grasp: int = 0  # how many of the last action entries are discrete grippers: classified together, not regressed
     batch: int = 256  # transitions per update
 
@@ -44,6 +46,7 @@ class BCState:
     """Everything that learning changes. Donated to each update."""
 
     params: dict[str, Any]  # {"encoder", "head"}
+    average: dict[str, Any]  # soft copy of ``params``
     opt: Any
     normaliser: Normaliser
     key: Any  # (2,) uint32
@@ -89,7 +92,11 @@ class BC:
 
     def policy(self, state: BCState) -> PolicyParams:
         """A copy of what acting needs."""
-        return self._policy(state)
+        return self._policy(state.params, state.normaliser)
+
+    def averaged_policy(self, state: BCState) -> PolicyParams:
+        """The same from the soft copy: without the jitter of single updates."""
+        return self._policy(state.average, state.normaliser)
 
     def _init_impl(self, key: jax.Array, normaliser: Normaliser) -> BCState:
         own = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), normaliser)
@@ -97,16 +104,16 @@ class BC:
         z, encoder = self._encoder.init_with_output(encoder_key, self._example)
         head = self._head.init(head_key, z)["params"]
         params = {"encoder": encoder.get("params", {}), "head": head}
-        return BCState(params, self._optimiser.init(params), own, run_key, jnp.int32(0))
+        average = jax.tree.map(jnp.copy, params)  # one buffer cannot be donated twice
+        return BCState(params, average, self._optimiser.init(params), own, run_key, jnp.int32(0))
 
     def _update_impl(self, state: BCState, batches: Batch) -> tuple[BCState, Metrics]:
         state, metrics = jax.lax.scan(self._step, state, {name: batches[name] for name in ("obs", "action")})
         metrics = {name: jnp.mean(value) for name, value in metrics.items()}
         return state, {**metrics, "finite": jnp.isfinite(metrics["loss"] + metrics["grad_norm"])}
 
-    def _policy_impl(self, state: BCState) -> PolicyParams:
-        params = PolicyParams(state.params["encoder"], state.params["head"], {}, state.normaliser)
-        return jax.tree.map(jnp.copy, params)
+    def _policy_impl(self, params: dict[str, Any], normaliser: Normaliser) -> PolicyParams:
+        return jax.tree.map(jnp.copy, PolicyParams(params["encoder"], params["head"], {}, normaliser))
 
     def _step(self, state: BCState, batch: Batch) -> tuple[BCState, Metrics]:
         key, dropout_key = jax.random.split(state.key)
@@ -114,8 +121,9 @@ class BC:
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(state.params, state.normaliser, batch, dropout_key)
         changes, opt = self._optimiser.update(grads, state.opt)
         params: Any = optax.apply_updates(state.params, changes)
+        average: Any = optax.incremental_update(params, state.average, self.config.tau)
         metrics["grad_norm"] = tree_norm(grads)
-        return replace(state, params=params, opt=opt, key=key, steps=state.steps + 1), metrics
+        return replace(state, params=params, average=average, opt=opt, key=key, steps=state.steps + 1), metrics
 
     def _loss(
         self, params: Mapping[str, Any], normaliser: Normaliser, batch: Batch, key: jax.Array

@@ -51,3 +51,17 @@ def test_a_bad_number_clears_the_flag() -> None:
     agent = BC(BCConfig(hidden=(16,)), EXAMPLE, 2)
     data = {"obs": {"state": np.ones((1, 4, 2), np.float32)}, "action": np.full((1, 4, 2), np.nan, np.float32)}
     assert not agent.update(agent.init(jax.random.key(0)), data)[1]["finite"]
+
+
+def test_the_average_follows_slowly_and_nothing_aliases_it() -> None:
+    """Bug: the soft copy is the parameters themselves, which the next update gives away (a use after donation)."""
+    agent = BC(BCConfig(hidden=(16,), tau=0.5, learning_rate=0.1), EXAMPLE, 2)
+    state = agent.init(jax.random.key(0))
+    before = agent.averaged_policy(state)
+    data = {"obs": {"state": np.ones((1, 8, 2), np.float32)}, "action": np.full((1, 8, 2), 0.9, np.float32)}
+    state, _ = agent.update(state, data)
+    now, average = agent.policy(state), agent.averaged_policy(state)
+    for old, new, soft in zip(*map(jax.tree.leaves, (before.actor, now.actor, average.actor)), strict=True):
+        np.testing.assert_allclose(soft, (old + new) / 2, rtol=1e-5, atol=1e-6)
+    agent.update(state, data)
+    assert np.isfinite(jax.tree.leaves(average.actor)[0]).all()
