@@ -1,0 +1,135 @@
+"""One training run of the study, in this process: the rollout's own loop, replay, limiter and agent, no sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import gymnasium as gym
+import jax
+import numpy as np
+
+from serl_core.agents.policy import Act, PolicyParams
+from serl_core.data.replay import Replay
+from serl_core.limiter import UpdateLimiter
+from serl_core.nets.encoders import Normaliser, fit_normaliser
+from serl_core.rollout import Decision, Identity, rollout
+from serl_core.summary import Tally
+from serl_core.types import DEMONSTRATOR, Obs, Record
+
+TRAINING_SEEDS, DEMONSTRATION_SEEDS, EVALUATION_SEEDS = 2_000_000, 1_000_000, 10_000  # of episodes: apart
+START_AFTER = 100  # transitions before training starts
+PUBLISH_EVERY = 10  # transitions between two versions of the policy that acts
+
+
+class Agent(Protocol):
+    """What `serl_core.agents.sac.SAC` and `serl_core.agents.bc.BC` are to a loop."""
+
+    def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> Any: ...
+    def update(self, state: Any, batches: Any) -> tuple[Any, dict[str, jax.Array]]: ...
+    def policy(self, state: Any) -> PolicyParams: ...
+    def averaged_policy(self, state: Any) -> PolicyParams: ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What is learnt with, and how much."""
+
+    agent: Agent
+    act: Act
+    demo_ratio: float  # share of "demos" in each batch
+    utd: int  # updates per transition
+    batch: int
+    pretrain: int = 0  # updates on the demonstrations before the first step
+
+
+class Trainee:
+    """Acts, and learns what is due after every record: a policy and a subscriber of the same rollout.
+
+    ``replay`` holds the demonstrations already. Raises FloatingPointError when something became infinite.
+    """
+
+    def __init__(self, recipe: Recipe, replay: Replay, seed: int) -> None:
+        self.recipe = recipe
+        self.replay = replay
+        self.limiter = UpdateLimiter(recipe.utd, recipe.utd, lockstep=True, start_after=START_AFTER)
+        normaliser = fit_normaliser(*replay.state_statistics("demos"))
+        self.state = recipe.agent.init(jax.random.key(seed), normaliser)
+        self._rng = np.random.default_rng(seed)
+        self._key = jax.random.key(seed + 1)
+        for _ in range(recipe.pretrain // recipe.utd):
+            self._update()
+        self._params = recipe.agent.policy(self.state)
+
+    def __call__(self, record: Record) -> None:
+        """A subscriber of the rollout."""
+        stored = self.replay.insert(record)
+        self.limiter.insert(stored)
+        while self.limiter.grants():
+            self._update()
+            self.limiter.done()
+        if stored and self.limiter.stored % PUBLISH_EVERY == 0:
+            self._params = self.recipe.agent.policy(self.state)
+
+    def policy(self, obs: Obs) -> Decision:
+        """Explores with the newest published weights."""
+        self._key, key = jax.random.split(self._key)
+        return Decision(self.recipe.act(self._params, obs, key, True))
+
+    def _update(self) -> None:
+        recipe = self.recipe
+        batches = self.replay.sample(self._rng, recipe.batch, recipe.utd, recipe.demo_ratio)
+        self.state, metrics = recipe.agent.update(self.state, batches)
+        if self.limiter.updates % 1000 == 0 and not bool(metrics["finite"]):
+            raise FloatingPointError(f"a loss or gradient became infinite or NaN after {self.limiter.updates} updates")
+
+    def final_policy(self) -> Callable[[Obs], Decision]:
+        """Acts without exploring, with the averaged weights of now."""
+        params, key = self.recipe.agent.averaged_policy(self.state), jax.random.key(0)
+        return lambda obs: Decision(self.recipe.act(params, obs, key, False))
+
+
+class Episodes:
+    """Keeps every record."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def __call__(self, record: Record) -> None:
+        self.records.append(record)
+
+
+def demonstrate(env: gym.Env[Any, Any], action_dim: int, episodes: int, seed: int) -> list[Record]:
+    """Episodes of an env whose operator always drives, successful or not."""
+    kept = Episodes()
+    rest = Decision(np.zeros(action_dim, np.float32))
+    first = DEMONSTRATION_SEEDS + 10_000 * seed
+    identity = Identity(DEMONSTRATOR, source="demo")
+    rollout(env, lambda obs: rest, [kept], identity=identity, seeds=range(first, first + episodes))
+    return kept.records
+
+
+def train(env: gym.Env[Any, Any], trainee: Trainee, steps: int, seed: int, others: Sequence[Callable] = ()) -> Tally:
+    """``steps`` steps of training; returns what happened."""
+    tally = Tally()
+    rollout(
+        env,
+        trainee.policy,
+        [trainee, tally, *others],
+        identity=Identity("study"),
+        seeds=_from(TRAINING_SEEDS + 100_000 * seed),
+        budget=steps,
+    )
+    return tally
+
+
+def _from(first: int) -> Iterable[int]:
+    return range(first, first + 10**6)
+
+
+def score(env: gym.Env[Any, Any], policy: Callable[[Obs], Decision], episodes: int, first: int) -> Tally:
+    """Episodes of a policy alone, with the seeds from ``first`` on."""
+    tally = Tally()
+    rollout(env, policy, [tally], identity=Identity("eval"), seeds=range(first, first + episodes))
+    return tally
