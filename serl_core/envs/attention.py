@@ -25,7 +25,8 @@ Listener = Callable[[Said, bool], None]  # told of everything that is said, and 
 VERDICTS = (Event.SUCCESS, Event.MISSED_SUCCESS, Event.FAILURE)
 ENDINGS = (Event.END, Event.DISCARD, Event.HOLD, Event.STOP)
 WAIT = 0.1  # s between two looks while the arm waits for a person; shorter than the lease in real time
-BEGIN, JUDGE = "begin", "success, failure or discard"
+BEGIN, JUDGE = "begin", "success, failure or discard"  # what it may wait for
+RESET, HAND = "the robot's reset", "your hand at the device"
 
 
 @final
@@ -64,6 +65,11 @@ class Ears:
             for listener in self.listeners:
                 listener(said, self.running)
             self._keep(said)
+        self.show()
+
+    def show(self, **figures: Any) -> None:
+        """Change these of the figures, and show all."""
+        self.status |= figures
         self._console.show(self.status)
 
     def verdicts(self) -> list[Said]:
@@ -86,13 +92,18 @@ class Ears:
         self._begun = False
         self._wait_while(lambda: self.held or self._unjudged or (begin and not self._begun))
 
+    def waits_for(self, what: str) -> None:
+        """Say so where it is news."""
+        if what != self.status.get("waits for", ""):
+            self.show(**{"waits for": what})
+
     def _wait_while(self, waiting: Callable[[], bool]) -> None:
         while waiting() and not (self.leaving or self._stop()):
-            self.status["waits for"] = JUDGE if self._unjudged and not self.held else BEGIN
+            self.waits_for(JUDGE if self._unjudged and not self.held else BEGIN)
             self._stay_owner()
             self._pause(WAIT)
             self.hear()
-        self.status.pop("waits for", None)
+        self.waits_for("")
 
     def _stay_owner(self) -> None:
         """Silence would give the robot to whoever comes; a robot that is gone shows when it is needed."""
@@ -185,9 +196,10 @@ class Attended(gym.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As of the environment. Ends early, without a hand, where no further episode is to begin."""
         self._ears.running = False
-        self._ears.status |= {"step": "", "left": "", "waits for": "the robot's reset"}
+        self._ears.show(step="", left="")
         ready = False
         while not ready:
+            self._ears.waits_for(RESET)
             obs, info = self.env.reset(seed=seed, options=options)
             obs, ready = self._await_hand(obs)
         self._steps = 0
@@ -206,14 +218,14 @@ class Attended(gym.Wrapper[Any, Any, Any, Any]):
     def _await_hand(self, obs: Any) -> tuple[Any, bool]:
         """The newest observation, and whether the episode can begin: False if the robot has to be reset again."""
         while self._by_hand and not self._ears.over():
-            self._ears.status["waits for"] = "your hand at the device"
+            self._ears.waits_for(HAND)
             obs, _, _, _, info = self.env.step(self._rest)
             self._show(info)
             if "abort" in info:
                 return obs, False
             if info.get("takeover", -1) >= 0:
                 break
-        self._ears.status.pop("waits for", None)
+        self._ears.waits_for("")
         return obs, True
 
     def _show(self, info: dict[str, Any]) -> None:
@@ -223,7 +235,7 @@ class Attended(gym.Wrapper[Any, Any, Any, Any]):
             "left": f"{(self._max_steps - self._steps) * self._period:.0f} s",
             "led by": info.get("who", "policy"),
             "device": "" if device == "ok" else device,
-        }
+        }  # shown with the next period: what it is asked about must not delay this one
 
 
 def attended(seeds: Iterable[int], ears: Ears, begin: bool = False) -> Iterator[int]:

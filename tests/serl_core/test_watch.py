@@ -1,0 +1,77 @@
+"""What a person who demonstrates is warned of."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from link_records import start, step
+
+from serl_core.config import ConfigError
+from serl_core.recording.watch import Watch, WatchConfig
+from serl_core.types import Step
+
+
+def moving(number: int, push: float = 0.5, gripper: float = 0.0, who="operator") -> Step:
+    """A step at 10 Hz with one axis of motion and a gripper."""
+    return replace(step("demo", 0, number), action=np.array([push, gripper], np.float32), who=who)
+
+
+def watching(pushes: list[float], lengths: list[int] | None = None, **changes) -> list[str]:
+    """The warnings after steps with these pushes."""
+    watch = Watch(WatchConfig(), 1, 10.0, lambda: lengths or [])
+    watch(start("demo", 0))
+    for number, push in enumerate(pushes):
+        watch(moving(number, push, **changes))
+    return watch.warnings
+
+
+def test_a_person_who_stands_still_is_told() -> None:
+    """Guards demonstrations against pauses, which teach the policy to pause."""
+    assert watching([0.5] * 5 + [0.01] * 29) == []
+    assert watching([0.5] * 5 + [0.01] * 30) == ["no motion for 3 s"]
+    assert watching([0.01] * 40 + [0.5]) == []
+
+
+def test_a_gripper_that_closes_is_motion() -> None:
+    """Guards a person who waits for the gripper."""
+    watch = Watch(WatchConfig(idle=0.5), 1, 10.0, lambda: [])
+    watch(start("demo", 0))
+    for number, gripper in enumerate([0, 0, 0, -1, -1, 0, 0, 0]):
+        watch(moving(number, 0.0, gripper))
+        assert not watch.warnings
+
+
+def test_a_device_at_its_end_stop_is_told_but_not_the_policys() -> None:
+    """Guards against demonstrations that say nothing but full speed ahead."""
+    assert watching([1.0] * 9) == []
+    assert "at the end stop in 50% of the steps" in watching([1.0, 0.3] * 6)[0]
+    assert watching([1.0] * 3 + [0.3] * 9) == []
+    assert watching([1.0] * 40, who="policy") == []
+
+
+def test_what_takes_twice_as_long_as_usual_is_told() -> None:
+    """Guards against one demonstration in which the person lost their way."""
+    assert watching([0.5] * 21, [10, 10]) == []
+    assert watching([0.5] * 20, [10, 5, 30]) == []
+    assert watching([0.5] * 21, [10, 5, 30]) == ["2.1 times as long as usual: discard it?"]
+
+
+def test_an_episode_begins_without_warnings() -> None:
+    """Guards the next demonstration against what the last one did."""
+    watch = Watch(WatchConfig(), 1, 10.0, lambda: [])
+    for record in [start("demo", 0), *[moving(number, 0.0) for number in range(50)]]:
+        watch(record)
+    assert watch.warnings
+    watch(start("demo", 1))
+    assert not watch.warnings
+    watch(replace(moving(0), aborted=True))
+    assert not watch.warnings
+
+
+@pytest.mark.parametrize("values", [{"idle": 0.0}, {"saturated": 0.0}, {"long": 1.0}])
+def test_what_would_warn_always_is_refused(values: dict) -> None:
+    """Guards warnings against being ignored."""
+    with pytest.raises(ConfigError, match="watch"):
+        WatchConfig(**values)
