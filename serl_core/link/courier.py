@@ -217,9 +217,9 @@ class Courier:
                 return
             run = self._spool.run(self._cursor, protocol.RUN_RECORDS, protocol.RUN_BYTES)
             head = protocol.message(protocol.DATA, session=run.session)
-            self._socket.send_multipart([*head, *run.frames], copy=False)
+            self._socket.send_multipart([*head, run.data], copy=False)
             self._cursor += run.count
-            self._mean_bytes += 0.5 * (run.size / run.count - self._mean_bytes)
+            self._mean_bytes += 0.5 * (len(run.data) / run.count - self._mean_bytes)
             self._next_run = now + protocol.GATHER
 
     def _hello(self) -> None:

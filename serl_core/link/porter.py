@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import zmq
@@ -191,10 +191,12 @@ class Porter:
         if name not in peer.sessions:
             return self._on_stray(ident, frames) if self._may_talk(ident, frames) else None
         peer.heard = time.monotonic()
-        run = list(islice(chain.from_iterable(map(entries, frames[1:])), protocol.RUN_RECORDS + 1))
+        if len(frames) != 2:
+            raise wire.WireError("data without a run of entries")
+        run = list(islice(entries(frames[1]), protocol.RUN_RECORDS + 1))
         if not 0 < len(run) <= protocol.RUN_RECORDS:
             raise wire.WireError(f"data with no or more than {protocol.RUN_RECORDS} entries")
-        wait = self._budget.wait(peer.actor, len(run), sum(map(len, frames[1:])), peer.heard)
+        wait = self._budget.wait(peer.actor, len(run), len(frames[1]), peer.heard)
         if wait:
             self._put_off[name] = peer.heard + wait
         else:

@@ -4,7 +4,7 @@
 
     actor → learner                                   learner → actor
     hello  protocol, actor, sessions, version         welcome  protocol, stored        or  refused  text
-    data   session + runs of entries                  ack      stored: {session: seq}
+    data   session + a run of entries                 ack      stored: {session: seq}
                                                       resend   session, seq
     ping   version, got                               report   time of silence is bounded by these
                                                       weights  version, crc + encoded {params, meta}
@@ -12,8 +12,7 @@
 
 ``sessions`` maps each session in the spool to ``[first, last]`` number; ``stored`` is cumulative:
 everything up to that number is in the store. A run of entries is a piece of a spool file as it is
-(`serl_core.link.segment`): each with its length, CRC-32 and number before the packed record. Every frame
-behind the map is such a run; together they hold at most `RUN_RECORDS`.
+(`serl_core.link.segment`): each with its length, CRC-32 and number before the packed record.
 Hello and refused keep their form in every version.
 """
 
@@ -31,7 +30,7 @@ from robot_servers import keys, wire
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = 3
+PROTOCOL = 2
 HELLO, DATA, PING = b"hello", b"data", b"ping"
 WELCOME, REFUSED, ACK, RESEND, REPORT, WEIGHTS, WHO = (
     b"welcome",

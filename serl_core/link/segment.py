@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from zlib_ng.zlib_ng import crc32
 
-from robot_servers.wire import MAX_BYTES, WireError
+from robot_servers.wire import MAX_BYTES, Buffer, WireError
 from serl_core.link.protocol import LinkError
 
 log = logging.getLogger(__name__)
@@ -45,16 +45,11 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """``count`` consecutive entries of ``session``, heads included, as they lie on disk: one or more per frame."""
+    """``count`` consecutive entries of ``session``, heads included, as they lie on disk."""
 
     session: str
     count: int
-    frames: list[bytes | bytearray]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all."""
-        return sum(map(len, self.frames))
+    data: Buffer
 
 
 def entries(data: bytes | memoryview) -> Iterator[Entry]:
@@ -88,21 +83,23 @@ class Segment:
     ends: array[int] = field(default_factory=lambda: array("Q"))  # ends[0] is the end of the header
 
     @classmethod
-    def create(cls, path: Path, number: int, session: str, base: int, first: int, fd: int = -1) -> Segment:
-        """A new file, or the file ``fd``, whose name is "spare", once more. Raises `LinkError`; then it is gone."""
+    def create(
+        cls, path: Path, number: int, session: str, base: int, first: int, spare: Segment | None = None
+    ) -> Segment:
+        """A new file, or that of ``spare`` once more. Raises `LinkError`; then it is gone."""
         name = session.encode()
         head = HEAD.pack(MAGIC, 0, number, len(name)) + name
-        fresh = fd < 0
-        spare = path.with_name("spare")
+        before = spare.path if spare else path.with_suffix(".spare")
+        fd = spare.fd if spare else -1
         try:
-            fd = os.open(spare, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644) if fresh else fd
+            fd = fd if spare else os.open(before, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
             segment = cls(path, number, session, base, first, fd, array("Q", [0]))
             segment._write(head)
-            spare.rename(path)
+            before.rename(path)
         except OSError as error:
             if fd >= 0:
                 os.close(fd)
-            spare.unlink(missing_ok=True)
+            before.unlink(missing_ok=True)
             raise cannot_spool(path, error) from error
         segment.ends[0] = len(head)
         return segment
@@ -121,7 +118,7 @@ class Segment:
         """Bytes of its entries."""
         return self.ends[-1] - self.ends[0]
 
-    def append(self, entry: bytes | bytearray) -> None:
+    def append(self, entry: Buffer) -> None:
         """Add an entry, head included: all of it or nothing. Raises `LinkError`."""
         try:
             self._write(entry)
@@ -142,7 +139,7 @@ class Segment:
         data = os.pread(self.fd, stop - start, start)
         if len(data) < stop - start:
             raise LinkError(f"{self.path} was cut by another program; records of {self.session} are missing")
-        return Run(self.session, count, [data])
+        return Run(self.session, count, data)
 
     def note_released(self, count: int) -> None:
         os.pwrite(self.fd, RELEASED.pack(count), len(MAGIC))
@@ -155,7 +152,7 @@ class Segment:
         os.close(self.fd)
         self.path.unlink()
 
-    def _write(self, data: bytes | bytearray) -> None:
+    def _write(self, data: Buffer) -> None:
         end = self.ends[-1]
         try:
             written = os.pwrite(self.fd, data, end)

@@ -9,7 +9,7 @@ that numbers lost that way are never used twice.
 Entries leave when they are released (the count in the header is overwritten). A file all of whose entries
 have left is used again under a new number: to overwrite pages that the operating system holds in memory
 costs a tenth of getting new ones. Memory: 8 bytes per entry, whatever its size, and the newest ones until they are
-sent, up to `Fresh.LIMIT`.
+sent, up to 64 MB (`serl_core.link.fresh`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import logging
 import os
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from zlib_ng.zlib_ng import crc32
@@ -32,7 +32,7 @@ from serl_core.syncing import Syncer
 
 log = logging.getLogger(__name__)
 
-_NO_HEAD = bytes(ENTRY.size)  # filled in once the checksum is known: so the pieces are put together in one go
+SPARES = 4  # files kept for later: what an actor at full speed has under way
 
 
 class Spool:
@@ -55,7 +55,7 @@ class Spool:
         self._mutex = threading.Lock()
         self._segments: list[Segment] = []
         self._fresh = Fresh()
-        self._spare: Segment | None = None  # its entries have left
+        self._spares: list[Segment] = []  # their entries have left
         self._released = 0
         self._bytes = 0
         self._next_file = 1
@@ -94,7 +94,7 @@ class Spool:
                 os.close(segment.fd)
             self._segments = []
             self._fresh = Fresh()
-            self._discard_spare()
+            self._discard_spares()
         self._unlock()
 
     @property
@@ -117,14 +117,16 @@ class Spool:
         """Add a payload, given in pieces; its number. Raises `LinkError` when full; then nothing was added."""
         if self._lock_fd < 0:
             raise LinkError(f"{self.root}: the spool is not open; connect() the link first")
-        entry = bytearray().join((_NO_HEAD, *parts))
-        self._check(len(entry) - ENTRY.size)
-        crc = crc32(memoryview(entry)[ENTRY.size :])
+        length = sum(map(len, parts))
+        self._check(length)
+        with self._mutex:
+            entry = self._fresh.room(ENTRY.size + length)
+        crc = crc32(_joined(parts, entry[ENTRY.size :]))
         with self._mutex:
             segment = self._writable()
-            ENTRY.pack_into(entry, 0, len(entry) - ENTRY.size, crc, self._seq + 1, segment.number)
+            ENTRY.pack_into(entry, 0, length, crc, self._seq + 1, segment.number)
             segment.append(entry)
-            self._fresh.add(segment.end - 1, entry)
+            self._fresh.keep(segment.end - 1, len(entry))
             self._seq += 1
             self._bytes += len(entry)
             if self._syncer:
@@ -142,15 +144,15 @@ class Spool:
     def run(self, position: int, max_records: int, max_bytes: int) -> Run:
         """The entries from ``position`` on (between `released` and `end`): at least one, all of one file.
 
-        What has just been spooled comes from memory, once; whatever else from the disk.
+        What has just been spooled comes from memory, whatever else from the disk.
         """
         with self._mutex:
             segment = self._segment_at(position)
             until = min(segment.end, position + max_records)
             fresh = self._fresh.take(position, until, max_bytes)
-            if fresh:
-                return Run(segment.session, len(fresh), fresh)
-            span = segment.span(position, self._fresh.first(until) - position, max_bytes)
+            if fresh is not None:
+                return Run(segment.session, *fresh)
+            span = segment.span(position, self._fresh.first(position, until) - position, max_bytes)
         return segment.read(*span)  # outside: only the thread that reads can make the file go
 
     def after(self, session: str, seq: int) -> int:
@@ -209,17 +211,17 @@ class Spool:
             self._put_aside(segment)
 
     def _put_aside(self, segment: Segment) -> None:
-        """Keep the file for the next segment, unless one waits already."""
-        if self._spare is None:
-            self._spare = segment
-            segment.rename(self.root / "spare")
+        """Keep the file for a later segment, unless enough wait already."""
+        if len(self._spares) < SPARES:
+            segment.rename(segment.path.with_suffix(".spare"))
+            self._spares.append(segment)
         else:
             segment.delete()
 
-    def _discard_spare(self) -> None:
-        if self._spare:
-            self._spare.delete()
-            self._spare = None
+    def _discard_spares(self) -> None:
+        for spare in self._spares:
+            spare.delete()
+        self._spares = []
 
     def _is_writable(self, segment: Segment) -> bool:
         return segment.session == self._session and segment.ends[-1] < self._segment_bytes
@@ -228,15 +230,16 @@ class Spool:
         last = self._segments[-1] if self._segments else None
         if last and self._is_writable(last):
             return last
-        fd, self._spare = (self._spare.fd if self._spare else -1), None
+        spare = self._spares.pop() if self._spares else None
         path = self.root / f"{self._next_file:08d}.spool"
-        segment = Segment.create(path, self._next_file, self._session, self._seq + 1, self.end, fd)
+        segment = Segment.create(path, self._next_file, self._session, self._seq + 1, self.end, spare)
         self._segments.append(segment)
         self._next_file += 1
         return segment
 
     def _load(self) -> None:
-        (self.root / "spare").unlink(missing_ok=True)
+        for spare in self.root.glob("*.spare"):
+            spare.unlink()
         for path in sorted(self.root.glob("[0-9]*.spool")):
             self._next_file = int(path.stem) + 1
             loaded = load(path, self.end)
@@ -252,3 +255,11 @@ class Spool:
         if self._lock_fd >= 0:
             os.close(self._lock_fd)
             self._lock_fd = -1
+
+
+def _joined(parts: Sequence[Buffer], room: memoryview) -> memoryview:
+    """``parts`` one behind the other in ``room``, which they fill."""
+    start = 0
+    for part in parts:
+        room[start : (start := start + len(part))] = part
+    return room

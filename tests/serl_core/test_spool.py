@@ -23,7 +23,7 @@ def contents(spool: Spool) -> list[tuple[str, int, bytes]]:
     found: list[tuple[str, int, bytes]] = []
     while spool.released + len(found) < spool.end:
         run = spool.run(spool.released + len(found), max_records=3, max_bytes=100)
-        found += [(run.session, entry.seq, bytes(entry.payload)) for frame in run.frames for entry in entries(frame)]
+        found += [(run.session, entry.seq, bytes(entry.payload)) for entry in entries(run.data)]
     return found
 
 
