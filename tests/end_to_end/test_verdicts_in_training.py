@@ -73,3 +73,4 @@ def test_verdicts_reach_the_learners_store_once(start, tmp_path):
     assert phone.ask("say", "stop") == {"said": "stop"}
     wait_for(lambda: "STOP by page" in server.log.read_text(), 60.0)
     assert len(labels(run_dir)) == 1
+    actor._process.kill()  # it waits for somebody to recover the robot
