@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,9 +32,15 @@ class Attendance:
     device: Device | None
 
 
-def attended_by(session: Session, console: Console, device: Device | None, stop: Callable[[], bool]) -> Attendance:
-    """A session at which ``console`` is heard. ``stop`` ends every wait for the person."""
-    ears = Ears(console, (session.robot, *session.partners), stop)
+def attended_by(
+    session: Session,
+    console: Console,
+    device: Device | None,
+    stop: Callable[[], bool],
+    pause: Callable[[float], None] = time.sleep,
+) -> Attendance:
+    """A session at which ``console`` is heard. ``stop`` ends every wait for the person, who is looked at in pauses."""
+    ears = Ears(console, (session.robot, *session.partners), stop, pause)
     return Attendance(replace(session, clock=AttentiveClock(session.clock, ears)), ears, device)
 
 

@@ -87,9 +87,10 @@ class Ears:
         if not self.running:
             self._wait_while(lambda: self.held)
 
-    def await_person(self, begin: bool) -> None:
-        """Between two episodes: wait while the arm is held, a verdict is missing, or BEGIN, with ``begin``."""
+    def await_person(self, begin: bool, judged: bool) -> None:
+        """Between two episodes: wait while the arm is held, with ``begin`` for BEGIN, with ``judged`` for a verdict."""
         self._begun = False
+        self._unjudged &= judged
         self._wait_while(lambda: self.held or self._unjudged or (begin and not self._begun))
 
     def waits_for(self, what: str) -> None:
@@ -238,13 +239,14 @@ class Attended(gym.Wrapper[Any, Any, Any, Any]):
         }  # shown with the next period: what it is asked about must not delay this one
 
 
-def attended(seeds: Iterable[int], ears: Ears, begin: bool = False) -> Iterator[int]:
+def attended(seeds: Iterable[int], ears: Ears, begin: bool = False, judged: bool = True) -> Iterator[int]:
     """``seeds``, one for each episode, each once the person lets it begin; with ``begin`` they have to say so.
 
-    Ends when they quit, or when it is asked to stop. Until the seed is there nothing moves.
+    With ``judged`` an episode that they ended waits for their verdict. Ends when they quit, or when it is asked to
+    stop. Until the seed is there nothing moves.
     """
     for seed in seeds:
-        ears.await_person(begin)
+        ears.await_person(begin, judged)
         if ears.over():
             return
         yield seed

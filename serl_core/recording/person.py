@@ -100,7 +100,7 @@ def record_person(
         idle,
         [book, watch, board],
         identity=Identity(actor_of(plan.kind), book.first_episode, "demo" if plan.kind == "demo" else "online"),
-        seeds=attended(_seeds(plan, book, say), ears, begin=True),
+        seeds=attended(_seeds(plan, book, say), ears, begin=True, judged=plan.kind == "demo"),
         stop=lambda: ears.over() or stop(),
         meta={**meta, "kind": plan.kind},
     )
