@@ -137,14 +137,16 @@ class GuardedRobot:
             self._resets += 1
 
     def confirm(self) -> None:
-        """Answer the question in ``status().waiting_for``. Raises `CommandRefused` when none is asked."""
+        """Answer ``status().waiting_for``, or end what ``held`` says. Raises `CommandRefused` when there is neither."""
         with self._cycle.lock:
             if self._guard.waiting_for:
                 self._guard.confirm()
-            elif self._cycle.run is None:
-                raise CommandRefused("nothing to confirm: no reset is running")
-            else:
+            elif self._cycle.run is not None:
                 self._cycle.run.confirm()
+            elif self._guard.held:
+                self._guard.release()
+            else:
+                raise CommandRefused("nothing to confirm: no reset is running, and nobody holds the arm")
 
     def hold(self, reason: str) -> None:
         """Stay where the arm is, until a reset; ends a running one, and guiding."""
@@ -165,7 +167,8 @@ class GuardedRobot:
         self._cycle.check()
         with self._cycle.lock:
             if self._guard.mode not in DOWN:
-                return self._guard.confirm()
+                self._guard.confirm()
+                return self._guard.release() if self._guard.held else None
         return self._cycle.recover()
 
     def guide(self, on: bool) -> None:
@@ -197,6 +200,7 @@ class GuardedRobot:
                 time=now,
                 reason=guard.reason or cycle.silence(),
                 waiting_for=guard.waiting_for or (cycle.run.waiting_for if cycle.run else ""),
+                held=guard.held,
                 resets=self._resets,
                 commands=guard.commands,
                 refused=guard.refused,

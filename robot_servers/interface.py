@@ -27,7 +27,7 @@ Grip = Literal["none", "idle", "moving", "holding", "lost"]  # "lost": it closed
 Enforcer = Literal["server", "client"]  # who keeps the limits: "client" where another server drives the arm, unguarded
 FaultKind = Literal["", "communication", "reflex", "protective", "user-stop", "other"]
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 NAME = 40  # characters of a name that are compared: the cost of that grows with the square of the length
 
 
@@ -304,12 +304,16 @@ Mode = Literal["idle", "moving", "holding", "resetting", "guiding", "user-stoppe
 
 @dataclass(frozen=True)
 class Status:
-    """What the server is doing. ``waiting_for`` holds the question while it waits for a person."""
+    """What the server is doing. ``waiting_for`` holds the question while it waits for a person.
+
+    ``held``: why somebody asked it to hold. No command goes on before a reset, `Robot.confirm` or `Robot.recover`.
+    """
 
     mode: Mode
     time: float
     reason: str = ""
     waiting_for: str = ""
+    held: str = ""
     resets: int = 0
     commands: int = 0
     refused: int = 0
@@ -345,11 +349,11 @@ class Robot(Protocol):
         ...
 
     def confirm(self) -> None:
-        """Answer the question of an `AskPerson` step."""
+        """Answer the question of an `AskPerson` step; without one, end a hold that somebody asked for."""
         ...
 
     def hold(self, reason: str) -> None:
-        """Stay where the arm is, and end a running reset. Commands are refused until the next reset."""
+        """Stay where the arm is, and end a running reset. Commands are refused until the next one, or `confirm`."""
         ...
 
     def stop(self, reason: str) -> None:
@@ -359,6 +363,7 @@ class Robot(Protocol):
     def recover(self) -> None:
         """A person says that it is safe to go on: ends a stop, a user stop and a fault, in a hold and a soft start.
 
+        It also ends a hold that somebody asked for, and lets an arm outside of its limits move back in.
         Raises `RobotError` if the arm cannot be brought back, saying what the person has to do.
         """
         ...

@@ -100,6 +100,11 @@ class Guard:
         self._coming_back = False  # from outside of the limits, slowly, until it is inside
         self._reset_since = -math.inf
 
+    @property
+    def held(self) -> str:
+        """Why somebody asked to hold, or empty."""
+        return self._held
+
     # ── limits ──
 
     def tighten(self, limits: Limits, state: RobotState) -> None:
@@ -251,6 +256,12 @@ class Guard:
         self.hold(reason, state)
         self._held = reason or "no reason given"
 
+    def release(self) -> None:
+        """A person ends the hold that somebody asked for: the arm stays, but commands go on."""
+        self._held = ""
+        if self.mode == "holding":
+            self._enter("holding", "released; the next valid command goes on")
+
     def go_down(self, mode: Mode, reason: str, state: RobotState) -> None:
         """Hold, in one of the modes which only a person's `recover` ends. STOP outranks the others."""
         self.stops += mode == "stopped"
@@ -300,7 +311,7 @@ class Guard:
         if self.mode in NO_COMMANDS or self.waiting_for:
             self._refuse(f"no commands {self._why_not()}")
         if self._held:
-            self._refuse(f"held: {self._held}; reset to go on")
+            self._refuse(f"held: {self._held}; reset, or a person confirms, to go on")
         pressing = sorted(self._alarms & PRESSING)
         if pressing:
             self._refuse(f"too much {' and '.join(pressing)}: goes on when below {RELEASE:.0%} of the limit")

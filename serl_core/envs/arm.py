@@ -23,6 +23,7 @@ from robot_servers.interface import (
     RobotState,
     SetCompliance,
     SetGripper,
+    Status,
 )
 from serl_core.config import Task
 from serl_core.envs.actions import labelled
@@ -73,6 +74,7 @@ class Arm:
         self.state: RobotState | None = None
         self._start = np.array(task.start.pose)  # held by the axes that are not controlled
         self._origin = self._start
+        self._own_hold: str | None = None  # why this program holds it; None: what holds it is from before
 
     @contextlib.contextmanager
     def _named(self) -> Iterator[None]:
@@ -127,10 +129,25 @@ class Arm:
         return {labelled(self.name, name, "_"): frames[name].image for name in self.task.cameras}
 
     def hold(self, reason: str) -> None:
-        """Stay here, unless it is somebody else's: to hold is open to everyone, and would stop the new owner."""
-        if not self.lost:
-            with contextlib.suppress(RobotError):  # one that cannot even be told to hold does so by its watchdog
+        """Stay here, unless it is somebody else's: to hold is open to everyone, and would stop the new owner.
+
+        A hold that somebody else asked for stays theirs.
+        """
+        if self.lost:
+            return
+        with contextlib.suppress(RobotError):  # one that cannot even be told to hold does so by its watchdog
+            if not self.held_by_others(self.robot.status()):
+                self._own_hold = reason
                 self.robot.hold(reason)
+
+    def held_by_others(self, status: Status) -> str:
+        """Why somebody else has held the arm since this program has it, or empty.
+
+        What held it before is no matter: somebody has just started this program beside the arm.
+        """
+        if self._own_hold is None:
+            self._own_hold = status.held
+        return "" if self._own_hold.startswith(status.held) else status.held  # a server keeps no more than it wants
 
     # ── resetting ──
 

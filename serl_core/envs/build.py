@@ -34,21 +34,22 @@ def build_env(
     ask: Callable[[str], None] | None = None,
     goal: EpisodeGoal | None = None,
     local: Sequence[Local] = (),
+    stop: Callable[[], bool] = lambda: False,
 ) -> gym.Env[Any, Any]:
     """The task on a connected robot: robot, goal if it has one, gripper penalty, takeover with a device, judge.
 
     ``partners``: the robots of a task's further arms; ``local`` as of `PairEnv`, by default they share a clock.
     ``truth`` enters observations only if ``obs`` is "state" and the task has privileged entries; it is needed then
-    (`ConfigError`).
+    (`ConfigError`). ``stop`` as of `RobotEnv`.
     """
     robots = (robot, *partners)
     if len(robots) != len(task.arms):
         raise ConfigError(f"the task {task.name} is one of {len(task.arms)} arms, not of {len(robots)}")
     env: gym.Env[Any, Any]
     if isinstance(task, Task):
-        env = RobotEnv(robot, task, clock, obs, truth, ask)
+        env = RobotEnv(robot, task, clock, obs, truth, ask, stop)
     else:
-        env = PairEnv(robots, task, clock, obs, truth, ask, local or (same_clock, same_clock))
+        env = PairEnv(robots, task, clock, obs, truth, ask, local or (same_clock, same_clock), stop)
     if goal is not None:
         env = WithGoal(env, goal)
     if task.grippers:

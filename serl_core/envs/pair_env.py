@@ -47,7 +47,7 @@ class PairEnv(gym.Env[Any, Any]):
 
     ``local`` maps each server's time to a common clock; the states of both arms must lie within the task's
     ``max_skew`` of each other there. ``truth`` gives each arm's by its name and is read only if ``obs`` is "state".
-    ``ask`` as of `RobotEnv`.
+    ``ask`` and ``stop`` as of `RobotEnv`.
 
     ``info`` of a step is that of `RobotEnv`, but: "target" (14,), left then right; "bends" name their arm; "states"
     in place of "state"; "gripper" (2,); "time" s of the left server; "skew" s between the two states. A robot that
@@ -66,6 +66,7 @@ class PairEnv(gym.Env[Any, Any]):
         truth: Callable[[], Truth] | None = None,
         ask: Callable[[str], None] | None = None,
         local: Sequence[Local] = (same_clock, same_clock),
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         check_truth(task, obs, truth)
         self.observation_space = observation_space(task, obs)
@@ -76,7 +77,7 @@ class PairEnv(gym.Env[Any, Any]):
         self._truth = truth if obs == "state" else None
         self._local = tuple(local)
         self._arms = tuple(Arm(*each) for each in zip(robots, task.arms, task.names, strict=True))
-        self._resetter = Resetter(self._arms, clock, ask)
+        self._resetter = Resetter(self._arms, clock, ask, stop)
         self._steps = 0
         self._skew = 0.0
         self._observation: dict[str, npt.NDArray[Any]] = {}

@@ -15,38 +15,70 @@ from serl_core.envs.arm import Arm
 log = logging.getLogger(__name__)
 
 RESET_TIMEOUT = 60.0  # s of control periods; a person who is asked something has as long as they need
+TRIES = 3  # resets in a row that an alarm may end, before a person has to look
+PAUSE = 2.0  # s of control periods between two of them
 STOPPED: tuple[Mode, ...] = ("stopped", "user-stopped")
+ARRIVED: tuple[Mode, ...] = ("idle", "moving")
 DOWN: tuple[Mode, ...] = (*STOPPED, "fault")
 
 
 class Resetter:
-    """Resets ``arms`` under one ``clock``. ``ask`` is told once of every question to a person."""
+    """Resets ``arms`` under one ``clock``. ``ask`` is told once of every question to a person; ``stop`` ends a wait."""
 
-    def __init__(self, arms: Sequence[Arm], clock: Clock, ask: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self,
+        arms: Sequence[Arm],
+        clock: Clock,
+        ask: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
         self._arms = tuple(arms)
         self._clock = clock
         self._ask = ask or _log_question
+        self._stop = stop
 
     def reset(self, rng: np.random.Generator) -> None:
         """Until every arm is where its episode begins. Raises `RobotError` if one does not get there, or is lost.
 
-        After STOP, a user stop or a fault, also one on the way, it waits, as long as it takes, for the person who
-        ends that, or for the arm where it recovers by itself; then it begins again, with all arms.
+        After STOP, a user stop, a fault or a hold that somebody else asked for, also one on the way, it waits, as long
+        as it takes, for the person who ends that, or for the arm where it recovers by itself; then it begins again,
+        with all arms. An alarm on the way, e.g. too much force, is waited out three times; then a person has to look.
+        Asked to stop it returns with the arms held where they are.
         """
         for arm in self._arms:
             arm.lost = False
-        statuses = self._try(rng)
-        while any(map(why_a_person, statuses)):
+        held = 0
+        while self._await_person():
             statuses = self._try(rng)
-        for arm, status in zip(self._arms, statuses, strict=True):
-            if status.mode not in ("idle", "moving"):
-                ended = f"the reset ended in mode {status.mode}: {status.reason or 'no reason given'}"
-                raise RobotError(labelled(arm.name, ended, " arm: "))
-        self._clock.tick()  # the arms come to rest
+            if all(status.mode in ARRIVED for status in statuses):
+                self._clock.tick()  # the arms come to rest
+                return
+            if alarm := self._alarm(statuses):
+                held += 1
+                log.warning("a reset was held (%d of %d): %s", held, TRIES, alarm)
+                held %= TRIES
+                self._leave_to_a_person(alarm) if held == 0 else self._pause()
+
+    def _alarm(self, statuses: Sequence[Status]) -> str:
+        """What ended the reset though nobody asked for it, or empty."""
+        pairs = list(zip(self._arms, statuses, strict=True))
+        if any(self._why_a_person(*pair) for pair in pairs):
+            return ""
+        ended = [(arm, status) for arm, status in pairs if status.mode not in ARRIVED]
+        return "; ".join(labelled(arm.name, f"{status.mode}: {status.reason}", " arm: ") for arm, status in ended)
+
+    def _leave_to_a_person(self, alarm: str) -> None:
+        for arm in self._arms:  # as a hold that is not ours: `_await_person` asks for its end
+            arm.robot.hold(f"{TRIES} resets in a row were held ({alarm}): look what the arm touches")
+
+    def _pause(self) -> None:
+        """Before another try, which moves nothing as long as the arm presses: the guard lets it let go first."""
+        for _ in range(round(PAUSE / self._clock.period)):
+            if not self._stop():
+                self._clock.tick()
 
     def _try(self, rng: np.random.Generator) -> list[Status]:
         """One try: how it ended for each arm."""
-        self._await_person()
         for arm in self._arms:
             arm.robot.tighten(arm.task.limits)  # whoever made the robot: no episode without its task's limits
         scene, begun = int(rng.integers(2**31)), list[Arm]()
@@ -68,17 +100,24 @@ class Resetter:
     def _statuses(self) -> list[Status]:
         return [arm.robot.status() for arm in self._arms]
 
-    def _await_person(self) -> None:
-        """Wait while only a person may let an arm go on; say so once."""
+    def _await_person(self) -> bool:
+        """Wait while only a person may let an arm go on; say so once. False: asked to stop instead."""
         told = ""
         while (reason := "; ".join(self._reasons())) != "":
+            if self._stop():
+                return False
             if reason != told:
                 self._ask(f"{reason}; when it is safe: serl recover")
             told = reason
             self._clock.tick()
+        return not self._stop()
+
+    def _why_a_person(self, arm: Arm, status: Status) -> str:
+        held = arm.held_by_others(status)
+        return why_a_person(status) or (held and f"the robot is held: {held}")
 
     def _reasons(self) -> list[str]:
-        reasons = [why_a_person(status) for status in self._statuses()]
+        reasons = [self._why_a_person(*each) for each in zip(self._arms, self._statuses(), strict=True)]
         return [labelled(arm.name, why, " arm: ") for arm, why in zip(self._arms, reasons, strict=True) if why]
 
     def _await_end(self) -> list[Status]:
@@ -97,6 +136,10 @@ class Resetter:
     def _wait_while_resetting(self) -> list[Status]:
         asked, waited = "", 0.0
         while _any_resetting(statuses := self._statuses()):
+            if self._stop():
+                for arm in self._arms:
+                    arm.hold("asked to stop")
+                return self._statuses()
             self._end_together(statuses)
             question = "; ".join(status.waiting_for for status in statuses if status.waiting_for)
             if question and question != asked:

@@ -61,7 +61,7 @@ class RobotEnv(gym.Env[Any, Any]):
     """One task on one robot, which must be connected. ``truth`` is read only if ``obs`` is "state".
 
     ``ask`` is told once of every question that a reset puts to a person; without it the question is
-    logged. Somebody then calls `Robot.confirm`.
+    logged. Somebody then calls `Robot.confirm`. ``stop`` ends a reset's waits: it returns where the robot is.
 
     ``info`` of a step: "target" (7,) the TCP target the guard sent; "bent": whether one of the task's
     limits changed it; "bends": those limits, each with the value asked for and the bound; "time" s of the
@@ -80,6 +80,7 @@ class RobotEnv(gym.Env[Any, Any]):
         obs: Observation,
         truth: Callable[[], Truth] | None = None,
         ask: Callable[[str], None] | None = None,
+        stop: Callable[[], bool] = lambda: False,
     ) -> None:
         check_truth(task, obs, truth)
         self.observation_space = observation_space(task, obs)
@@ -89,7 +90,7 @@ class RobotEnv(gym.Env[Any, Any]):
         self._obs: Observation = obs
         self._truth = truth if obs == "state" else None
         self._arm = Arm(robot, task)
-        self._resetter = Resetter((self._arm,), clock, ask)
+        self._resetter = Resetter((self._arm,), clock, ask, stop)
         self._steps = 0
         self._observation: dict[str, npt.NDArray[Any]] = {}
 

@@ -69,7 +69,7 @@ def test_an_old_server_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
     channel = Channel("tcp://127.0.0.1:9", 1.0)
     monkeypatch.setattr(channel, "call", refuse)
-    with pytest.raises(RobotError, match=r"speaks protocol 3 \(it says: hello takes 0"):
+    with pytest.raises(RobotError, match=rf"speaks protocol {PROTOCOL_VERSION} \(it says: hello takes 0"):
         say_hello(channel, 1.0)
 
 

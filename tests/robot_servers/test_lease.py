@@ -176,7 +176,7 @@ def test_everyone_may_look_and_hold(robot: GuardedRobot) -> None:
         assert viewer.state().pose.shape == (7,) and viewer.frames() == {} and viewer.metadata.limits == LIMITS
         viewer.hold("a person says so")
         assert viewer.status().mode == "holding"
-        with pytest.raises(CommandRefused, match="held: a person says so; reset to go on"):
+        with pytest.raises(CommandRefused, match="held: a person says so; reset, or a person confirms, to go on"):
             push(owner)
         assert owner.status().mode == "holding"
         owner.reset(PLAN)

@@ -185,7 +185,7 @@ def test_a_hold_that_was_asked_for_lasts_until_a_reset() -> None:
     """Guards against an arm that a person stopped and the next command of the policy moves."""
     guard = make_guard()
     guard.hold_until_reset("a hand is in the way", state_at(CENTRE))
-    with pytest.raises(CommandRefused, match="held: a hand is in the way; reset to go on"):
+    with pytest.raises(CommandRefused, match="held: a hand is in the way; reset, or a person confirms, to go on"):
         guard.command(Command(CENTRE, None, 0.0), state_at(CENTRE), 0.0)
     guard.begin_reset(0.0)
     guard.end_reset(CENTRE, None)

@@ -203,7 +203,7 @@ def test_servers_clocks_are_compared_on_one_clock():
 def test_a_refusal_by_one_arm_truncates_and_holds_both():
     """Guards the other arm: it must not go on alone with what it holds."""
     two = Two()
-    env = started(two)
+    env = started(two, ask=lambda question: two.right.recover())
     two.right.hold("a person says so")
     _, reward, terminated, truncated, info = env.step(STAY)
     assert (reward, terminated, truncated) == (0.0, False, True) and "right arm: held" in info["abort"]
