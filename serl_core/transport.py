@@ -20,8 +20,9 @@ The actor's side, in short::
 and the learner's::
 
     with EpisodeStore(run / "episodes") as store, LearnerLink(address, store.last_of_each()) as link:
-        for item in link.receive(64, timeout=0.1):
-            store.append(item.record, item.actor, item.seq, item.packed, item.crc)
+        arrived = link.receive(64, timeout=0.1)
+        store.extend(arrived)
+        for item in arrived:
             link.ack(item.actor, item.seq)
 """
 

@@ -146,8 +146,9 @@ def learner(address: str, robot: str, folder: Path, rate: float) -> None:
         note(folder, "learner", "the store is open")
         log.info("the learner listens")
         while True:
-            for item in link.receive(64, 0.05):
-                store.append(item.record, item.actor, item.seq, item.packed, item.crc)
+            arrived = link.receive(64, 0.05)
+            store.extend(arrived)
+            for item in arrived:
                 link.ack(item.actor, item.seq)
                 if alone:
                     journal.write(f"{time.monotonic()} life\n".encode())

@@ -114,8 +114,9 @@ def learner(address: str, folder: Path, count: int) -> None:
     ):
         print("ready", link.address, flush=True)
         while True:
-            for item in link.receive(64, 0.1):
-                store.append(item.record, item.actor, item.seq, item.packed, item.crc)
+            arrived = link.receive(64, 0.1)
+            store.extend(arrived)
+            for item in arrived:
                 link.ack(item.actor, item.seq)
 
 

@@ -29,9 +29,9 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from zlib_ng.zlib_ng import crc32
 
@@ -43,6 +43,9 @@ from serl_core.syncing import Syncer, sync_directory
 from serl_core.types import EpisodeStart, Judgement, Message, Record, Source, Step, record_to_tree
 
 __all__ = ["EpisodeStore", "StoreError", "Stored"]
+
+Arrived: TypeAlias = tuple[str, int, Message, mcap.Buffer, int]  # actor session, number, record, packed, its CRC-32
+GROUP_BYTES, GROUP_RECORDS = 1 << 20, 256  # written at once: more does not pay, and far more makes it slower again
 
 
 class EpisodeStore:
@@ -114,28 +117,63 @@ class EpisodeStore:
 
         Without ``actor`` and ``seq`` it is the next one of ``record.actor``. ``packed`` saves packing it again,
         and its ``crc`` (CRC-32) saves reading it again: the one from the actor's spool then goes into the file.
-        A judgement, or a success that was confirmed late, also becomes a verdict, first: so that a crash in between
-        loses none.
+        A judgement, or a success that was confirmed late, also becomes a verdict.
         Raises `StoreError` if the number does not rise or the disk refuses; then nothing was stored.
         """
-        if self._lock_fd < 0:
-            raise StoreError(f"{self.root}: open() the store before appending")
         actor = record.actor if actor is None else actor
         seq = self._last.get(actor, 0) + 1 if seq is None else seq
-        if seq <= self._last.get(actor, 0):
-            raise StoreError(f"{actor}: record {seq} after record {self._last[actor]}; each is stored once")
+        data = wire.pack(record_to_tree(record)) if packed is None else packed
+        self._store([(actor, seq, record, data, crc32(data) if crc is None else crc)])
+        return seq
+
+    def extend(self, arrived: Iterable[Arrived]) -> None:
+        """`append` all of these, a megabyte with each call of the operating system: that takes a third less time.
+
+        Raises `StoreError` like `append`; then the first ones may have been stored: `last` says which.
+        """
+        group, size = list[Arrived](), 0
+        for item in arrived:
+            group.append(item)
+            size += len(item[3])
+            if size >= GROUP_BYTES or len(group) >= GROUP_RECORDS:
+                self._store(group)
+                group, size = [], 0
+        if group:
+            self._store(group)
+
+    def _store(self, group: Sequence[Arrived]) -> None:
+        """All of them or none. Verdicts go first, so that a crash in between loses none."""
+        if self._lock_fd < 0:
+            raise StoreError(f"{self.root}: open() the store before appending")
+        newest = self._newest(group)
+        for _, _, record, _, _ in group:
+            self._keep_verdict(record)
+        segment, time_ns = self._writable(), int(self._wall() * 1e9)
+        segment.extend(
+            [
+                (Channel(actor, self._source(record), type(record).__name__), seq, time_ns, data, crc)
+                for actor, seq, record, data, crc in group
+            ]
+        )
+        self._syncer.changed(segment.path)
+        self._last |= newest
+
+    def _newest(self, group: Sequence[Arrived]) -> dict[str, int]:
+        """The highest number of each actor session in it. Raises `StoreError` unless they rise."""
+        newest: dict[str, int] = {}
+        for actor, seq, *_ in group:
+            last = newest.get(actor, self._last.get(actor, 0))
+            if seq <= last:
+                raise StoreError(f"{actor}: record {seq} after record {last}; each is stored once")
+            newest[actor] = seq
+        return newest
+
+    def _keep_verdict(self, record: Message) -> None:
         verdict = confirmed(record, self._wall()) if isinstance(record, Step) else None
         if isinstance(record, Judgement):
             verdict = label_of(record)
         if verdict is not None:
             self.labels.add_once(verdict)
-        data = wire.pack(record_to_tree(record)) if packed is None else packed
-        channel = Channel(actor, self._source(record), type(record).__name__)
-        segment = self._writable()
-        segment.append(channel, seq, int(self._wall() * 1e9), data, crc32(data) if crc is None else crc)
-        self._syncer.changed(segment.path)
-        self._last[actor] = seq
-        return seq
 
     def sync(self) -> None:
         """Make everything appended so far survive a power loss. Raises `StoreError`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -64,18 +64,16 @@ class Segment:
             declarations += mcap.schema(_SCHEMAS[kind.__name__], f"serl.{kind.__name__}", "x-rst", text)
         self._write([mcap.header("serl_core"), mcap.chunk(declarations)])
 
-    def append(self, channel: Channel, seq: int, time_ns: int, data: mcap.Buffer, crc: int) -> None:
-        number = self._channels.get(channel)
-        declaration = b""
-        if number is None:
-            number = len(self._channels) + 1
-            topic = f"/{channel.source}/{channel.actor}/{channel.kind}"
-            pairs = {"actor": channel.actor, "source": channel.source, "kind": channel.kind}
-            declared = mcap.channel(number, _SCHEMAS[channel.kind], topic, ENCODING, pairs)
-            declaration = mcap.chunk(declared)
-        head = mcap.message_chunk_head(mcap.Message(number, seq, time_ns, data), crc)
-        self._write([declaration, head, data])
-        self._channels[channel] = number
+    def extend(self, items: Iterable[tuple[Channel, int, int, mcap.Buffer, int]]) -> None:
+        """Add messages: channel, number, time (ns), data and its CRC-32 of each. All or none. Raises `StoreError`."""
+        channels, parts = dict(self._channels), list[mcap.Buffer]()
+        for channel, seq, time_ns, data, crc in items:
+            if channel not in channels:
+                channels[channel] = len(channels) + 1
+                parts.append(_declaration(channel, channels[channel]))
+            parts += [mcap.message_chunk_head(mcap.Message(channels[channel], seq, time_ns, data), crc), data]
+        self._write(parts)
+        self._channels = channels
 
     def end(self) -> None:
         self._write([mcap.ending()])
@@ -91,6 +89,12 @@ class Segment:
             os.lseek(self._fd, self.size, os.SEEK_SET)
             raise StoreError(f"{self.path}: cannot write ({error}); free space on this disk") from error
         self.size += sum(len(part) for part in parts)
+
+
+def _declaration(channel: Channel, number: int) -> bytes:
+    topic = f"/{channel.source}/{channel.actor}/{channel.kind}"
+    pairs = {"actor": channel.actor, "source": channel.source, "kind": channel.kind}
+    return mcap.chunk(mcap.channel(number, _SCHEMAS[channel.kind], topic, ENCODING, pairs))
 
 
 def write_all(fd: int, parts: list[mcap.Buffer]) -> None:

@@ -31,7 +31,10 @@ log = logging.getLogger(__name__)
 
 
 class Delivery(NamedTuple):
-    """One record of ``actor`` (its session), number ``seq``. The store writes ``packed``, of this ``crc``, as it is."""
+    """One record of ``actor`` (its session), number ``seq``. The store writes ``packed``, of this ``crc``, as it is.
+
+    The fields have the order that `EpisodeStore.extend` takes.
+    """
 
     actor: str
     seq: int

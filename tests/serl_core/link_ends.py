@@ -44,8 +44,9 @@ class Learner:
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            for item in self.link.receive(8, 0.02):
-                self.store.append(item.record, item.actor, item.seq, item.packed, item.crc)
+            arrived = self.link.receive(8, 0.02)
+            self.store.extend(arrived)
+            for item in arrived:
                 self.link.ack(item.actor, item.seq)
 
     def close(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from link_records import numbers, start, step
+from zlib_ng.zlib_ng import crc32
 
 from robot_servers import wire
 from serl_core.data import episodes
@@ -123,6 +124,37 @@ def test_damaged_files_never_crash_nor_invent(tmp_path: Path, data: bytes, place
     with EpisodeStore(root) as store:
         found = numbers(list(store.records()))
     assert found == sorted(set(found)) and set(found) <= {0, 1, 2}
+
+
+def test_many_at_once_are_stored_like_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards against groups that lose, repeat or swap records, at their borders and where several actors meet."""
+    monkeypatch.setattr(episodes, "GROUP_RECORDS", 3)
+    arrived: list[episodes.Arrived] = []
+    for number, actor in enumerate("abbabaa"):
+        record = start(actor, 0) if number < 2 else step(actor, 0, number)
+        packed = wire.pack(record_to_tree(record))
+        arrived.append((actor, number + 1, record, packed, crc32(packed)))
+    with EpisodeStore(tmp_path / "many", wall=lambda: 5.0) as many:
+        many.extend(arrived)
+        assert many.last_of_each() == {"a": 7, "b": 5}
+        with pytest.raises(StoreError, match="a: record 7 after record 7"):
+            many.extend(arrived[-1:])
+    with EpisodeStore(tmp_path / "single", wall=lambda: 5.0) as single:
+        for actor, number, record, packed, crc in arrived:
+            single.append(record, actor, number, packed, crc)
+    path = "000001.mcap"
+    assert (tmp_path / "many" / path).read_bytes() == (tmp_path / "single" / path).read_bytes()
+
+
+def test_a_group_that_repeats_a_number_is_refused_whole(tmp_path: Path) -> None:
+    """Guards against a record that is stored twice because both came in one group."""
+    record = start("a", 0)
+    packed = wire.pack(record_to_tree(record))
+    with EpisodeStore(tmp_path) as store:
+        with pytest.raises(StoreError, match="record 1 after record 1"):
+            store.extend([("a", 1, record, packed, crc32(packed))] * 2)
+        assert store.last("a") == 0
+    assert list(EpisodeStore(tmp_path).stored()) == []
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
