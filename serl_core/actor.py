@@ -258,6 +258,7 @@ def attended_env(config: Config, task: AnyTask, there: Attendance, stop: Callabl
         device=there.device,
         takeover=config.takeover,
         said=there.ears.verdicts,
+        stop=there.ears.over,
     )
     env = Attended(env, there.ears, task.max_steps, 1.0 / task.control_hz)
     return OutlivesServer(env, (session.robot, *session.partners), stop)

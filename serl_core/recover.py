@@ -1,4 +1,4 @@
-"""``serl recover``: a person at the arm says that it is safe to go on after a STOP, a user stop or a fault."""
+"""``serl recover``: a person at the arm says that it is safe to go on after a STOP, a user stop, a fault or a hold."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WORD = "recover"
 
 @dataclass(frozen=True)
 class Config:
-    """End a STOP, a user stop or a fault: the arm holds where it is, and starts softly with the next reset."""
+    """End a STOP, a user stop, a fault or a hold: the arm stays where it is, and starts softly with the next reset."""
 
     address: Annotated[str, tyro.conf.Positional]  # of the robot server, e.g. tcp://127.0.0.1:5555; or LEFT,RIGHT
     yes: bool = False  # do not ask: you have looked at the arm

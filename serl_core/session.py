@@ -128,11 +128,13 @@ def make_env(
     takeover: TakeoverConfig | None = None,
     said: Callable[[], Sequence[Said]] | None = None,
     judged: bool = True,
+    stop: Callable[[], bool] = lambda: False,
 ) -> gym.Env[Any, Any]:
     """The task's environment, with the scripted operator or a person at the ``device``, of which one at most is given.
 
     A person's verdicts among what was ``said`` go before those of `_judge`, which is asked only if ``judged``. A
-    script's pushes are not eased: it does not startle, and what was measured with it stays comparable.
+    script's pushes are not eased: it does not startle, and what was measured with it stays comparable. ``stop`` ends the
+    waits of a reset.
     """
     goal = EpisodeGoal(task.goals) if isinstance(task, Task) and task.goals else None
     truth = goal.truth if goal else session.truth
@@ -151,6 +153,7 @@ def make_env(
         takeover=takeover,
         goal=goal,
         local=session.local,
+        stop=stop,
     )
 
 

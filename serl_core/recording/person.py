@@ -119,6 +119,7 @@ def person_env(plan: Plan, task: AnyTask, there: Attendance, stop: Callable[[], 
         device=there.device,
         takeover=plan.takeover,
         said=there.ears.verdicts,
+        stop=there.ears.over,
         judged=plan.kind == "demo",
     )
     period = 1.0 / task.control_hz
