@@ -133,8 +133,8 @@ def make_env(
     """The task's environment, with the scripted operator or a person at the ``device``, of which one at most is given.
 
     A person's verdicts among what was ``said`` go before those of `_judge`, which is asked only if ``judged``. A
-    script's pushes are not eased: it does not startle, and what was measured with it stays comparable. ``stop`` ends the
-    waits of a reset.
+    script's pushes are not eased: it does not startle, and what was measured with it stays comparable. ``stop`` ends
+    the waits of a reset.
     """
     goal = EpisodeGoal(task.goals) if isinstance(task, Task) and task.goals else None
     truth = goal.truth if goal else session.truth
