@@ -28,6 +28,7 @@ from serl_core.teleop.spec import DeviceSpec, parse_spec
 from serl_core.teleop.udev import advice, hidraw_rule, input_rule
 
 HZ = 20.0  # of the display
+ROLES = ("CLOSE", "OPEN", "CLUTCH")  # of the buttons, as many as a device has
 BAR = 24  # characters from one end stop to the other
 AXES = (
     "x: back, forward",
@@ -124,9 +125,9 @@ def look(spec: DeviceSpec, reader: Reader, seen: Seen) -> str:
     twist = np.clip(spec.shape.gain * apply_deadband(reading.twist, spec.shape.deadband), -1.0, 1.0)
     seen.add(reading, twist, vitals)
     state = vitals.trouble or f"{vitals.reports:.0f} reports/s, age {1000 * reading.age:.0f} ms"
-    gripper = " ".join(name for name, down in zip(("CLOSE", "OPEN"), reading.buttons, strict=True) if down)
+    roles = " ".join(name for name, down in zip(ROLES, reading.buttons, strict=False) if down)
     lines = [f"  {name:<21} {bar(value)} {value:+.2f}" for name, value in zip(AXES, twist, strict=True)]
-    return "\n".join([f"{reader.label}: {state}", *lines, f"  buttons: {' '.join(reading.pressed)}  {gripper}"])
+    return "\n".join([f"{reader.label}: {state}", *lines, f"  buttons: {' '.join(reading.pressed)}  {roles}"])
 
 
 def bar(value: float) -> str:

@@ -80,8 +80,9 @@ def _keyboard(word: str, listeners: list[Listener] | None) -> Source:
     return keyboard
 
 
-def _buttons(options: Mapping[str, str]) -> tuple[str, str]:
-    return options.get("close", ""), options.get("open", "")
+def _buttons(options: Mapping[str, str]) -> tuple[str, ...]:
+    clutch = (options["clutch"],) if "clutch" in options else ()
+    return options.get("close", ""), options.get("open", ""), *clutch
 
 
 def has_display() -> bool:

@@ -8,7 +8,8 @@ from typing import Protocol
 from robot_servers.interface import Array, RobotError
 
 CLOSE, OPEN = 0, 1  # what the buttons do
-TWIST, BUTTONS = 6, 2  # how many entries of a reading one hand has
+CLUTCH = 2  # number of the button for a clutch, on devices that have one
+TWIST, BUTTONS = 6, 2  # how many entries of a reading one hand has, at least
 
 
 class DeviceError(RobotError):
@@ -19,12 +20,12 @@ class DeviceError(RobotError):
 class Reading:
     """The state of a device.
 
-    ``twist`` (6,) float64 in [−1, 1], translation then rotation along the device's axes, which are
-    those of the TCP frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens
-    it; ``age`` s since the rest of it was last known to be true, which a silent device that is at rest
-    is and a silent one that should speak is not. Two hands on two devices make one reading: ``twist`` (12,)
-    and four buttons, those of the left arm first. ``pressed``: names of all buttons and keys that are down, also of
-    those that do nothing to the gripper.
+    ``twist`` (6,) float64 in [−1, 1], translation then rotation along the device's axes, which are those of the TCP
+    frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens it, button 2 is the clutch on devices
+    that have one; ``age`` s since the rest of it was last known to be true, which a silent device that is at rest is
+    and a silent one that should speak is not; ``pressed``: names of all buttons and keys that are down, also of those
+    that have no part in the motion. Two hands on two devices make one reading: ``twist`` (12,) and twice the buttons,
+    those of the left arm first.
     """
 
     twist: Array

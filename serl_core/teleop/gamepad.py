@@ -1,6 +1,7 @@
 """Gamepads, through the kernel's evdev: no display and no other library between, and the same layout for all models.
 
 The left shoulder button is the dead man's grip: while it is not held nothing moves, and the gripper neither.
+It is also the clutch: as long as it is held, the arm is the person's, also with the sticks at rest.
 Codes and their places on the pad: https://docs.kernel.org/input/gamepad.html. A stick that is held still sends nothing,
 so silence says nothing about it; a pad that is lost takes its device along.
 """
@@ -155,12 +156,12 @@ class Decoder:
         """What the hand does now: nothing without the grip."""
         pressed = tuple(BUTTONS.get(code, f"{code:#x}") for code in sorted(self._down))
         if GRIP not in self._down:
-            return Motion(pressed=pressed)
+            return Motion(buttons=(False, False, False), pressed=pressed)
         twist = np.zeros(TWIST)
         for code, value in self._values.items():
             axis, sign = AXES[code]
             twist[axis] = sign * value
-        return Motion(np.clip(twist, -1.0, 1.0), (CLOSE in self._down, OPEN in self._down), pressed)
+        return Motion(np.clip(twist, -1.0, 1.0), (CLOSE in self._down, OPEN in self._down, True), pressed)
 
 
 def load() -> Any:

@@ -27,12 +27,12 @@ class Motion:
     """What a hand does at the device now.
 
     ``twist`` (6,) float64 in [−1, 1], translation then rotation in the frame of the hand: x away from the person,
-    y to the left, z up. ``buttons``: whether the gripper is to close, to open. ``pressed``: names of all buttons
-    and keys that are down, for people to read.
+    y to the left, z up. ``buttons``: whether the gripper is to close, to open, and the clutch if there is one.
+    ``pressed``: names of all buttons and keys that are down, for people to read.
     """
 
     twist: Array = field(default_factory=lambda: np.zeros(TWIST))
-    buttons: tuple[bool, bool] = (False, False)
+    buttons: tuple[bool, ...] = (False, False)
     pressed: tuple[str, ...] = ()
 
 

@@ -34,7 +34,8 @@ AXES = ("x", "y", "z", "roll", "pitch", "yaw")
 class SpaceMouse:
     """Satisfies `Source`. ``port`` is that of `HidNode`; empty if there is only one.
 
-    ``buttons``: names of those that close and open the gripper, empty for the model's first two. ``root`` and
+    ``buttons``: names of those that close and open the gripper, empty for the model's first two, and of the clutch, if
+    there is to be one. ``root`` and
     ``opener`` lead to the devices.
     """
 
@@ -43,7 +44,7 @@ class SpaceMouse:
     def __init__(
         self,
         port: str = "",
-        buttons: tuple[str, str] = ("", ""),
+        buttons: tuple[str, ...] = ("", ""),
         root: Path = Path("/"),
         opener: Opener = open_node,
     ) -> None:
@@ -85,12 +86,12 @@ class SpaceMouse:
 class Decoder:
     """From reports to motions: pyspacemouse, with what it needs around it. ``info`` is an entry of its table."""
 
-    def __init__(self, library: Any, info: Any, buttons: tuple[str, str]) -> None:
+    def __init__(self, library: Any, info: Any, buttons: tuple[str, ...]) -> None:
         info = library.apply_axis_convention(info, library.AxisConvention.ROS)  # x forward, y left, z up
         self._pending = _Pending()
         self._mouse = library.SpaceMouseDevice(info, device=self._pending)
         self._names: tuple[str, ...] = info.button_names
-        self._gripper = gripper_buttons(info.name, self._names, buttons)
+        self._roles = roles(info.name, self._names, buttons)
         self._together = all(axis.channel == TRANSLATION for axis in info.mappings.values())
         self._halves = {TRANSLATION: bytes(HALF), ROTATION: bytes(HALF)}
 
@@ -103,8 +104,7 @@ class Decoder:
         state = state or self._mouse.read()
         twist = np.clip(np.array([getattr(state, axis) for axis in AXES]), -1.0, 1.0)
         pressed = tuple(name for name, down in zip(self._names, state.buttons, strict=True) if down)
-        closes, opens = (button in pressed for button in self._gripper)
-        return Motion(twist, (closes, opens), pressed)
+        return Motion(twist, tuple(name in pressed for name in self._roles), pressed)
 
     def _as_expected(self, report: bytes) -> Sequence[bytes]:
         """The same report as one or two of the shape that the library expects of this model."""
@@ -134,13 +134,13 @@ class _Pending:
         return report
 
 
-def gripper_buttons(model: str, names: Sequence[str], wanted: tuple[str, str]) -> tuple[str, str]:
-    """Which buttons close and open. Raises `DeviceError` for one that the model does not have."""
+def roles(model: str, names: Sequence[str], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    """Which buttons close, open and, if one is wanted, clutch. Raises `DeviceError` for one that the model lacks."""
     for name in filter(None, wanted):
         if name not in names:
             raise DeviceError(f'{model} has no button "{name}"{nearest(name, names)}')
     usual = next((pair for pair in GRIPPER_BUTTONS if set(pair) <= set(names)), (*names[:2], "", "")[:2])
-    return wanted[0] or usual[0], wanted[1] or usual[1]
+    return wanted[0] or usual[0], wanted[1] or usual[1], *wanted[2:]
 
 
 def load() -> Any:

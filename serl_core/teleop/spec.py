@@ -24,7 +24,7 @@ class Kind:
 
 KINDS = {
     # a dead band above the drift of a worn cap; half of the range at most for keys, which know no half-way
-    "spacemouse": Kind(("ask",), ("port", "close", "open", *HANDS), pairs=True, shape={"deadband": 0.05}),
+    "spacemouse": Kind(("ask",), ("port", "close", "open", "clutch", *HANDS), pairs=True, shape={"deadband": 0.05}),
     "keyboard": Kind(("display", "terminal"), shape={"gain": 0.5}),
     "gamepad": Kind((), HANDS, path=True, pairs=True, shape={"deadband": 0.1}),
 }

@@ -36,8 +36,10 @@ def test_what_cannot_be_meant_is_said_before_anything_is_opened(text, arms, mess
 
 def test_everything_that_can_be_said_arrives():
     """An option that is accepted and forgotten is worse than one that is refused."""
-    spec = parse_spec("spacemouse:left=1-2,right=1-3.4,frame=base,turn=90,gain=0.5,deadband=0.02,close=MENU", 2)
-    assert spec.options == {"left": "1-2", "right": "1-3.4", "close": "MENU"}
+    spec = parse_spec(
+        "spacemouse:left=1-2,right=1-3.4,frame=base,turn=90,gain=0.5,deadband=0.02,close=MENU,clutch=ESC", 2
+    )
+    assert spec.options == {"left": "1-2", "right": "1-3.4", "close": "MENU", "clutch": "ESC"}
     assert (spec.shape.frame, spec.shape.turn, spec.shape.gain, spec.shape.deadband) == ("base", 90.0, 0.5, 0.02)
     assert parse_spec("gamepad:/dev/input/by-path/pci-0000:00:14.0-usb-0:1:1.0-event-joystick").word.startswith("/dev")
     assert parse_spec("keyboard: terminal , gain=0.2").word == "terminal"

@@ -58,10 +58,10 @@ def test_without_the_grip_nothing_moves(pad):
     with read(pad) as reader:
         pad.send((AXIS, 0x01, -32768), (KEY, gamepad.CLOSE, 1))
         until(lambda: "A" in reader.read().pressed)
-        assert not reader.read().twist.any() and reader.read().buttons == (False, False)
+        assert not reader.read().twist.any() and reader.read().buttons == (False, False, False)
         pad.send(GRIP_DOWN)
         until(lambda: reader.read().twist[0] == 1.0)
-        assert reader.read().buttons == (True, False)
+        assert reader.read().buttons == (True, False, True)
         pad.send((KEY, gamepad.GRIP, 0))
         until(lambda: not reader.read().twist.any())
 

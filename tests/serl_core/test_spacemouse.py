@@ -82,6 +82,8 @@ def test_other_buttons_can_be_chosen():
     """A lab that has its own habits, and a name that the model does not have."""
     chosen = Decoder(load(), MODELS["SpaceMousePro"], ("MENU", "FIT"))
     assert chosen.feed(b"\x03\x03\x00\x00\x00").buttons == (True, True)
+    clutched = Decoder(load(), MODELS["SpaceMousePro"], ("", "", "ESC"))
+    assert clutched.feed(b"\x03\x00\x00\x40\x00").buttons == (False, False, True)
     with pytest.raises(DeviceError, match='did you mean "MENU"'):
         Decoder(load(), MODELS["SpaceMousePro"], ("MENUE", ""))
 
