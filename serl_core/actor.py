@@ -149,12 +149,15 @@ class EpisodeLog:
 
 
 class Board:
-    """Shows a person how the run stands, with every record; ``status`` is what the console shows."""
+    """Shows a person how the run stands, with every record; ``status`` is what the console shows.
 
-    def __init__(self, status: dict[str, Any], tally: Tally, policy: LinkPolicy) -> None:
+    ``version`` tells that of the weights that act.
+    """
+
+    def __init__(self, status: dict[str, Any], tally: Tally, version: Callable[[], int]) -> None:
         self._status = status
         self._tally = tally
-        self._policy = policy
+        self._version = version
 
     def __call__(self, record: Record) -> None:
         episodes = self._tally.episodes[-RECENT:]
@@ -165,7 +168,7 @@ class Board:
             "episode": record.episode,
             "successes": f"{successes}/{len(episodes)}",
             "helped": f"{helped:.0%}",
-            "weights": self._policy.version,
+            "weights": self._version(),
         }
 
 
@@ -234,7 +237,7 @@ def act(
             verdicts,
             tally,
             EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already),
-            Board(ears.status, tally, policy),
+            Board(ears.status, tally, lambda: policy.version),
             advisor_for(task, lambda: learner_behind(link), say=print, show=ears.status.update),
         ],
         identity=Identity(link.session),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from serl_core.teleop.console import Console
 from serl_core.teleop.consoles import open_console
 from serl_core.teleop.device import Device
 from serl_core.teleop.terminal import Listener
+
+log = logging.getLogger(__name__)
 
 WITHOUT_DEVICE = ("none", "scripted")  # operators that need none
 
@@ -70,6 +73,8 @@ def attending(
         device = None
         if operator not in WITHOUT_DEVICE:
             device = stack.enter_context(open_device(operator, len(task.arms), states, shared))
+            if session.robot.metadata.clock == "lockstep":
+                log.warning("the simulation runs as fast as it can, faster than hands: serve it with --clock realtime")
         heard = stack.enter_context(
             open_console(
                 console,

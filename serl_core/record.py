@@ -7,6 +7,7 @@ person records everything is stored at once, and what they say of it stands abov
 from __future__ import annotations
 
 import getpass
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -169,7 +170,8 @@ def check(config: Config) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"\r{text}", flush=True)
+    """A line of its own, also where a terminal shows a line of status."""
+    print(f"\r\x1b[K{text}" if sys.stdout.isatty() else text, flush=True)
 
 
 def main(config: Config) -> int:

@@ -1,13 +1,25 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+from env_parts import REACH, Arm, Hand, push
 from link_ends import eventually, free_address
 from link_records import step
+from person_parts import Script, in_order
 
-from serl_core.actor import Recorder
+from serl_core.actor import Board, Config, Recorder, attended_env
+from serl_core.attendance import attended_by
+from serl_core.envs.attention import attended
+from serl_core.rollout import Decision, Identity, rollout
+from serl_core.session import Session
+from serl_core.summary import Tally
+from serl_core.teleop.console import Event
 from serl_core.transport import ActorLink, LearnerLink
+from serl_core.types import Judgement, Message
+from serl_core.verdicts import Verdicts
 
 
 def test_without_a_learner_the_actor_acts_on_and_says_so(tmp_path: Path) -> None:
@@ -47,3 +59,27 @@ def test_an_actor_that_holds_can_be_stopped(tmp_path: Path) -> None:
         recorder = Recorder(link, None, stop=stopped.is_set, hold=True, say=lambda text: stopped.set())
         recorder(step(link.session, 0, 0))
     assert stopped.is_set()
+
+
+def test_what_is_said_at_the_console_ends_the_actors_episode_and_travels(tmp_path: Path) -> None:
+    """Guards a person's verdict while it trains: into the running record, or behind it, and shown as it stands."""
+    arm, sent = Arm(), list[Message]()
+    console = Script(in_order(("4", Event.SUCCESS), ("3", Event.FALSE_SUCCESS), ("6", Event.QUIT)))
+    session = Session(arm.robot, arm.clock(), arm.truth)
+    there = attended_by(session, console, Hand([push()] * 9 + [push(0.5)] * 2), lambda: False, lambda seconds: None)
+    task, tally = replace(REACH, max_steps=12), Tally()
+    verdicts = Verdicts(sent.append, "anna")
+    there.ears.listeners.append(lambda said, running: verdicts.hear(said))
+    rollout(
+        attended_env(Config(tmp_path, operator="none"), task, there, lambda: False),
+        lambda obs: Decision(np.zeros(task.action_dim, np.float32)),
+        [lambda record: sent.append(record), verdicts, tally, Board(there.ears.status, tally, lambda: 7)],
+        identity=Identity("a"),
+        seeds=attended(range(5), there.ears),
+        stop=there.ears.over,
+    )
+    assert [(one.success, one.steps < 12) for one in tally.episodes] == [(True, True), (False, False)]
+    assert tally.operator_steps > 0
+    denied = [one for one in sent if isinstance(one, Judgement)]
+    assert [(one.episode, one.verdict, one.who) for one in denied] == [(0, "failure", "anna")]
+    assert console.shown[-1]["successes"] == "1/1" and console.shown[-1]["weights"] == 7
