@@ -4,6 +4,7 @@ That server enforces nothing, knows no owner and no watchdog: whatever else post
 guard, and when this process ends the arm stays where it was sent. What it cannot do stays undone, and is said:
 
 - faults of the arm are not reported by it; an arm that does not follow shows by a state that stands still;
+- a server that does not answer is a "communication" fault, as the arm stays where it was sent last;
 - a joint reset cannot be broken off: if it must be, the arm is in a fault until it rests and a person recovers;
 - STOP is ``/stopimp``, the end of its controller.
 """
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from robot_servers.arms import PANDA
-from robot_servers.drivers.serl_http_link import Errand, Errands, HttpLink
+from robot_servers.drivers.serl_http_link import Errand, Errands, HttpLink, Unreachable
 from robot_servers.drivers.serl_http_state import GripWatch, read_state
 from robot_servers.interface import (
     Array,
@@ -154,7 +155,20 @@ class SerlHttpDriver:
         return Errand("move_gripper", {"gripper_pos": self._numbers.target(opening)}, SLOW)
 
     def cycle(self) -> None:
-        """Send the target if it is a new one, and measure. Raises `RobotError` when the server fails in any way."""
+        """Send the target if it is a new one, and measure. Raises `RobotError` for answers that make no sense.
+
+        Without an answer the state stays as it was, in `health` and in all but its time, until `recover`.
+        """
+        try:
+            if not self._trouble.fault:
+                self._exchange()
+        except Unreachable as error:
+            # its joint reset goes on without it: only a person can see when that has ended
+            self._trouble = Health("other" if self._resetting else "communication", str(error))
+        if self._trouble.fault:
+            self._state = replace(self.state(), time=self._now())  # the guard's time goes on
+
+    def _exchange(self) -> None:
         self._errands.check()
         target = None if self._off.is_set() else self._target
         if target is not None and (self._posted is None or not np.array_equal(target, self._posted)):
@@ -246,6 +260,7 @@ class SerlHttpDriver:
     def recover(self) -> None:
         if self._errands.busy(JOINTS):
             raise RobotError("the server at the arm still drives its joints: wait until it rests, then recover")
+        self._link.post("getstate", None, self._quick)  # the patience of what follows is for a server that answers
         self._errands.clear()
         self._start_controller()
 
@@ -266,8 +281,7 @@ class SerlHttpDriver:
 
     def joint_reset(self) -> bool:
         """The server's own, which starts its controller anew when the joints are there."""
-        self._errands.check()
-        if self._off.is_set():
+        if self._off.is_set() or self._errands.failed():  # of which `cycle` makes a fault
             return False
         if not self._resetting:
             self._resetting = True

@@ -18,6 +18,10 @@ log = logging.getLogger(__name__)
 MAX_ANSWER = 1 << 16  # bytes; a state has about 2000
 
 
+class Unreachable(RobotError):
+    """No answer came: the server is gone, or it hangs, or the network does. It may be back in a moment."""
+
+
 class HttpLink:
     """One connection to ``url`` (``http://HOST:PORT/``), kept open between calls where the server allows it.
 
@@ -37,18 +41,21 @@ class HttpLink:
         self._connection = http.client.HTTPConnection(host, port)
 
     def post(self, route: str, body: Mapping[str, object] | None, timeout: float) -> bytes:
-        """The body of the answer; each wait for the network ends after ``timeout`` s. Raises `RobotError`."""
+        """The body of the answer; each wait for the network ends after ``timeout`` s.
+
+        Raises `Unreachable` without an answer, and `RobotError` for one that is none.
+        """
         data = b"" if body is None else json.dumps(body).encode()
         try:
             return self._exchange(route, data, timeout)
         except TimeoutError as error:
             self.close()
-            raise RobotError(
+            raise Unreachable(
                 f"the server at {self.url} does not answer /{route} within {timeout:g} s: it hangs, or the network does"
             ) from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise RobotError(
+            raise Unreachable(
                 f"no answer to /{route} from {self.url} ({type(error).__name__}: {error}): "
                 "is SERL's server running there?"
             ) from error
@@ -103,7 +110,7 @@ class Errands:
         self._changed = threading.Condition()
         self._waiting: dict[str, Errand] = {}
         self._running = ""
-        self._failure = ""
+        self._failure: RobotError | None = None
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -131,13 +138,18 @@ class Errands:
     def check(self) -> None:
         """Raises `RobotError` with what went wrong, if anything did."""
         with self._changed:
-            if self._failure:
-                raise RobotError(self._failure)
+            if self._failure is not None:
+                raise self._failure
+
+    def failed(self) -> bool:
+        """Whether anything went wrong, so that nothing more is run."""
+        with self._changed:
+            return self._failure is not None
 
     def clear(self) -> None:
         """Forget what went wrong, and what waits."""
         with self._changed:
-            self._failure = ""
+            self._failure = None
             self._waiting.clear()
 
     def _work(self) -> None:
@@ -155,12 +167,12 @@ class Errands:
             self._running = next(iter(self._waiting))
             return self._waiting.pop(self._running)
 
-    def _run(self, errand: Errand) -> str:
-        """What went wrong, or nothing. Every errand has a connection of its own, so that none is sent twice."""
+    def _run(self, errand: Errand) -> RobotError | None:
+        """What went wrong, or None. Every errand has a connection of its own, so that none is sent twice."""
         try:
             self._link.close()
             self._link.post(errand.route, errand.body, errand.timeout)
         except RobotError as error:
             log.error("%s", error)
-            return str(error)
-        return ""
+            return error
+        return None

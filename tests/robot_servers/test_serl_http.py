@@ -218,6 +218,43 @@ def test_a_server_that_hangs_is_a_fault(peer):
         peer.running.set()
 
 
+def test_it_goes_on_by_itself_when_the_server_answers_again(peer):
+    """Guards against a lab's server that pauses for a moment and costs a night: a late message, as any other."""
+    with guarded(driver(peer.url, quick=0.3)) as robot:
+        peer.running.clear()
+        faulty(robot)
+        assert robot.status().health.fault == "communication" and "goes on by itself" in robot.status().reason
+        starts = peer.calls.count("startimp")
+        peer.running.set()
+        wait_for(lambda: robot.status().mode == "holding", "the recovery")
+        assert peer.calls.count("startimp") == starts + 1 and not robot.status().health.fault
+        go(robot, robot.state().pose + np.array([0.0, 0.0, 0.03, 0.0, 0.0, 0.0, 0.0]))
+
+
+def test_a_person_recovers_once_the_server_is_back(peer):
+    """Guards against a fault that only a restart of our own server would end."""
+    with guarded(driver(peer.url, quick=0.05)) as robot:
+        peer.running.clear()
+        faulty(robot)
+        with pytest.raises(RobotError, match="does not answer /getstate"):
+            robot.recover()
+        peer.running.set()
+        wait_for(lambda: _recovers(robot), "a person's recovery")
+        assert robot.status().mode == "holding"
+
+
+def test_silence_during_a_joint_reset_needs_a_person(peer):
+    """Guards against a controller that is started beside the one which drives the joints."""
+    with guarded(driver(peer.url, quick=0.3)) as robot:
+        peer.slow = 3.0
+        robot.reset((JointReset(),))
+        wait_for(lambda: "jointreset" in peer.calls, "the joint reset")
+        peer.running.clear()
+        faulty(robot)
+        peer.running.set()
+        assert robot.status().health.fault == "other" and "recover" in robot.status().reason
+
+
 def test_a_state_that_is_not_finite_is_a_fault(peer):
     """Guards against a force of NaN, which is below every limit."""
     with guarded(driver(peer.url)) as robot:
