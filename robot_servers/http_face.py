@@ -16,7 +16,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -43,9 +42,6 @@ RATE = 40.0  # Hz at which the goal is sent
 REFUSALS = 5  # in a row after which a goal is given up: a single one may be a late measurement
 PLAN_TIMEOUT = 60.0  # s for a reset plan; the server's own timeouts come first
 POLL = 0.02  # s between looks at a running plan
-FAULT_HOLD = 2.0  # s that the arm stands still before a request recovers it; the guard tries by itself meanwhile
-RECOVERIES = 3  # of communication faults, within
-RECOVERY_WINDOW = 3600.0  # s
 REPEAT = 10.0  # s before the same fault is logged again: scripts post /clearerr before every pose
 SAME_LOAD = 1e-6  # kg, m, kg·m²
 
@@ -73,8 +69,6 @@ class Face:
         self._compliance: Compliance | None = None  # what scripts have set
         self._planning = False
         self._refusals = 0
-        self._fault = ("", 0.0)  # the one that scripts ask to clear, and since when
-        self._recoveries: deque[float] = deque(maxlen=RECOVERIES)
         self._told = ("", 0.0)
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
@@ -155,24 +149,20 @@ class Face:
             )
 
     def clear_error(self) -> None:
-        """Nothing without a fault. After a late message and a hold a recovery, three times an hour; else a refusal."""
-        robot = self._look()
-        status = robot.status()
+        """Nothing without a fault, else a refusal that says what happens next. It never recovers an arm.
+
+        From a late message the guard recovers by itself, seldom enough; from everything else only a person does.
+        """
+        status = self._look().status()
         fault = status.health.fault or (status.mode if status.mode in ("fault", "stopped", "user-stopped") else "")
-        if fault != self._fault[0]:
-            self._fault = (fault, self._now())
         if not fault:
             return
-        text = status.health.text or status.reason or "no reason given"
-        if fault != "communication":
-            self._refuse_to_clear(
-                f"{fault}: {text}; no script clears that: a person at the arm removes the cause, then recovers"
-            )
-        if self._now() - self._fault[1] < FAULT_HOLD:
-            self._refuse_to_clear(f"communication: {text}; the arm holds for {FAULT_HOLD:g} s first")
-        self._count_recovery(text)
-        log.warning("recovering from a communication fault, asked for by /clearerr: %s", text)
-        robot.recover()
+        text = status.reason or status.health.text or "no reason given"
+        if fault == "communication":
+            self._refuse_to_clear(f"{fault}: {text}")
+        self._refuse_to_clear(
+            f"{fault}: {text}; no script clears that: a person at the arm removes the cause, then recovers"
+        )
 
     # ── the owner; with the lock held ──
 
@@ -276,15 +266,6 @@ class Face:
                 observer.connect()
                 self._observer = observer
             return self._observer
-
-    def _count_recovery(self, text: str) -> None:
-        now = self._now()
-        if len(self._recoveries) == RECOVERIES and now - self._recoveries[0] < RECOVERY_WINDOW:
-            self._refuse_to_clear(
-                f"communication: {text}; recovered {RECOVERIES} times within the hour: a person looks at the network "
-                "and the load of the robot's computer, then recovers"
-            )
-        self._recoveries.append(now)
 
     def _refuse_to_clear(self, text: str) -> None:
         before, when = self._told
