@@ -139,6 +139,13 @@ class Reader:
     # ── the thread ──
 
     def _work(self) -> None:
+        try:
+            self._watch()
+        finally:
+            if not self._closing.is_set():  # whatever it was, an arm must not follow the last motion for even 0.3 s
+                self._lost(f"{self.label}: its driver failed, start the command again")
+
+    def _watch(self) -> None:
         while not self._closing.is_set():
             try:
                 motion = self._source.poll(PERIOD)

@@ -94,6 +94,18 @@ def test_it_is_let_go_of_at_the_end():
     assert not reader.read().connected
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_driver_that_fails_lets_go(monkeypatch):
+    """A bug in a library ends its thread: the arm must not go on with what the hand did before."""
+    source = ScriptedSource()
+    with Reader(source) as reader:
+        source.say(pushed())
+        until(lambda: reader.read().twist.any())
+        monkeypatch.setattr(source, "poll", lambda wait: 1 / 0)
+        until(lambda: not reader.read().connected)
+        assert "driver failed" in reader.vitals().trouble
+
+
 def test_it_is_polled_while_it_is_silent():
     """A reader that waits for reports only would not notice that a device is gone."""
     with Reader(ScriptedSource()) as reader:
