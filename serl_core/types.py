@@ -192,7 +192,8 @@ def record_from_tree(tree: Mapping[str, Any]) -> Message:
     if wrong:
         raise ValueError(f"{kind.__name__} record: missing or unknown fields {sorted(wrong)}")
     for name, value in fields.items():
-        _check_type(kind, name, value)
+        if type(value) is not _TYPE_OF[name] or type(value) is dict:  # most fit: no call
+            _check_type(kind, name, value)
     return kind(**fields)
 
 

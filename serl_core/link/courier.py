@@ -220,7 +220,7 @@ class Courier:
             self._socket.send_multipart([*head, run.data], copy=False)
             self._cursor += run.count
             self._mean_bytes += 0.5 * (len(run.data) / run.count - self._mean_bytes)
-            self._next_run = now + protocol.GATHER
+            self._next_run = now + protocol.GATHER * min(1.0, run.count / protocol.MANY)
 
     def _hello(self) -> None:
         self._socket.send_multipart(

@@ -92,8 +92,7 @@ class Porter:
             self._receive_some()
         now = time.monotonic()
         self._ask_for_put_off(now)
-        if now >= self._next_acks:
-            self._send_acks()
+        if now >= self._next_acks and self._send_acks():
             self._next_acks = now + protocol.GATHER
         self._send_report(now)
         self._send_weights()
@@ -270,7 +269,8 @@ class Porter:
         """Never waits: what a stuck or vanished actor does not take is dropped, and repeated by heartbeats."""
         self._socket.send_multipart([ident, *frames], copy=False)
 
-    def _send_acks(self) -> None:
+    def _send_acks(self) -> bool:
+        """Whether there was news."""
         with self._shared.changed:
             dirty, self._shared.dirty = self._shared.dirty, set()
             news: dict[bytes, dict[str, int]] = {}
@@ -280,6 +280,7 @@ class Porter:
         for ident, stored in news.items():
             if ident in self._peers:
                 self._say(ident, protocol.message(protocol.ACK, stored=stored))
+        return bool(dirty)
 
     def _send_report(self, now: float) -> None:
         beat = now >= self._next_beat
