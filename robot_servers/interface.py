@@ -191,10 +191,12 @@ class Health:
 
     "communication": a message came too late; "reflex": it stopped by itself, e.g. at a collision;
     "protective": a protective stop that a person must clear; "user-stop": its own stop button is pressed.
+    ``gripper``: what is wrong with the gripper, or empty; the arm goes on without it.
     """
 
     fault: FaultKind = ""
     text: str = ""
+    gripper: str = ""
 
 
 @dataclass(frozen=True)
@@ -468,6 +470,10 @@ class Gripper(Protocol):
         ...
 
     def grip(self) -> Grip: ...
+    def trouble(self) -> str:
+        """What is wrong with the device, e.g. unplugged, stuck or too hot, and what to do; or empty."""
+        ...
+
     def stop(self) -> None:
         """Stay as it is, without letting go. From any thread; it must not raise."""
         ...

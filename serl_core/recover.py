@@ -34,6 +34,8 @@ def recovered(config: Config, address: str) -> bool:
     with RobotClient(address, keys=load_client_keys(config.keys) if config.keys else None) as robot:
         status = robot.status()
         print(f"{robot.metadata.robot} is {status.mode}{': ' + status.reason if status.reason else ''}")
+        if status.health.gripper:
+            print(f"its gripper: {status.health.gripper}")
         if not config.yes and not confirmed():
             print("nothing was changed")
             return False

@@ -35,6 +35,8 @@ def gripper(bench: Bench) -> str:
         )
     expect(longest < PAUSE, f"state stood still for {longest:.1f} s meanwhile", "never wait for a gripper in the cycle")
     _move(bench, min(1.0, max(0.0, before)))
+    trouble = bench.status().health.gripper
+    expect(not trouble, f"trouble: {trouble}", "see to the gripper, then run this again")
     return f"asked for {_list(WIDTHS)}, measured {_list(reached)}"
 
 

@@ -298,7 +298,7 @@ class FrankaDriver:
     def health(self) -> Health:
         raw = self._require_raw()
         lost = self._lost if self._phase == "lost" or self._dead else ""
-        return fault(raw.robot_mode.name, str(raw.current_errors), lost)
+        return replace(fault(raw.robot_mode.name, str(raw.current_errors), lost), gripper=self._gripper.trouble())
 
     def _require_raw(self) -> franky.RobotState:
         self.state()

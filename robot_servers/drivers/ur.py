@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -229,6 +230,9 @@ class UrDriver:
     # ── measurements ──
 
     def health(self) -> Health:
+        return replace(self._arm_health(), gripper=self._gripper.trouble())
+
+    def _arm_health(self) -> Health:
         if not self._ears.connected:
             return self._fault
         self._ears.listen()  # whoever was late in asking must not take that for the robot's silence

@@ -42,6 +42,7 @@ class FrankaHand:
         self._width = 1.0  # newest measured opening
         self._goal: float | None = None  # a width that the hand has not been told yet
         self._grip: Grip = "idle"
+        self._trouble = ""
         self._waiting = threading.Event()  # something to do
         self._halt = False  # the present command is to be given up
         self._closing = False
@@ -86,6 +87,9 @@ class FrankaHand:
     def grip(self) -> Grip:
         return self._grip
 
+    def trouble(self) -> str:
+        return self._trouble
+
     def stop(self) -> None:
         """Only a moving hand is stopped: a grasp that has ended keeps its force."""
         with self._lock:
@@ -104,12 +108,18 @@ class FrankaHand:
                     goal, self._goal, self._halt = self._goal, None, False
                 held = held if goal is None else self._carry_out(goal)
                 self._look(held)
+                self._trouble = ""
             except (franky.Exception, franky.GripperException, RuntimeError) as error:
-                log.warning("the Franka hand at %s: %s", self._host, error)
+                self._complain(f"the Franka hand at {self._host}: {error}".strip())
                 self._grip = "lost"
                 self._waiting.wait(RETRY)
             self._waiting.wait(PERIOD)
             self._waiting.clear()
+
+    def _complain(self, trouble: str) -> None:
+        if trouble != self._trouble:
+            log.warning("%s", trouble)
+        self._trouble = trouble
 
     def _carry_out(self, goal: float) -> bool:
         """One command until it is done, or given up; whether it closed the fingers."""

@@ -20,4 +20,7 @@ class NoGripper:
     def grip(self) -> Grip:
         return "none"
 
+    def trouble(self) -> str:
+        return ""
+
     def stop(self) -> None: ...

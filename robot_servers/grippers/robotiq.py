@@ -41,7 +41,6 @@ FAULTS = {  # gFLT; the manual's numbers
 class RobotiqGripper:
     """Satisfies `Gripper`. ``speed`` and ``force`` in [0, 1]; ``opened`` and ``closed``: its own numbers at the ends.
 
-    ``trouble`` says what is wrong with the device (unplugged, stuck, its own fault), or is empty; it is logged too.
     Raises `RobotError`: `connect` where no gripper answers or its activation fails, `move` for what is no number.
     """
 
@@ -56,7 +55,7 @@ class RobotiqGripper:
         poll_hz: float = 50.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.trouble = ""
+        self._trouble = ""
         self._wire = wire
         self._request = Request(OPEN, round(255 * speed), round(255 * force))  # the last one that was sent
         self._ends = (opened, closed)
@@ -94,7 +93,7 @@ class RobotiqGripper:
                 return
             self._closing.wait(self._poll)
         raise RobotError(
-            f"the gripper did not finish its activation: {self.trouble or 'free its fingers, connect again'}"
+            f"the gripper did not finish its activation: {self._trouble or 'free its fingers, connect again'}"
         )
 
     def close(self) -> None:
@@ -131,6 +130,9 @@ class RobotiqGripper:
     def grip(self) -> Grip:
         with self._lock:
             return self._grip
+
+    def trouble(self) -> str:
+        return self._trouble
 
     def _position(self, width: float) -> int:
         """The ends are asked for by the ends of its numbers, so that it closes with its full force."""
@@ -226,6 +228,6 @@ class RobotiqGripper:
             self._ends = (opened, status.position)
 
     def _say(self, trouble: str) -> None:
-        if trouble and trouble != self.trouble:
+        if trouble and trouble != self._trouble:
             log.warning("%s", trouble)
-        self.trouble = trouble
+        self._trouble = trouble

@@ -36,6 +36,7 @@ class Resetter:
         self._clock = clock
         self._ask = ask or _log_question
         self._stop = stop
+        self._grippers = ""  # what was wrong with them, as told last
 
     def reset(self, rng: np.random.Generator) -> None:
         """Until every arm is where its episode begins. Raises `RobotError` if one does not get there, or is lost.
@@ -50,6 +51,7 @@ class Resetter:
         held = 0
         while self._await_person():
             statuses = self._try(rng)
+            self._mind_grippers(statuses)
             if all(status.mode in ARRIVED for status in statuses):
                 self._clock.tick()  # the arms come to rest
                 return
@@ -58,6 +60,14 @@ class Resetter:
                 log.warning("a reset was held (%d of %d): %s", held, TRIES, alarm)
                 held %= TRIES
                 self._leave_to_a_person(alarm) if held == 0 else self._pause()
+
+    def _mind_grippers(self, statuses: Sequence[Status]) -> None:
+        """A gripper in trouble stops no arm, but somebody has to know."""
+        pairs = zip(self._arms, statuses, strict=True)
+        found = [labelled(arm.name, status.health.gripper, " arm: ") for arm, status in pairs if status.health.gripper]
+        told, self._grippers = self._grippers, "; ".join(found)
+        if self._grippers and self._grippers != told:
+            log.warning("the gripper needs a person: %s", self._grippers)
 
     def _alarm(self, statuses: Sequence[Status]) -> str:
         """What ended the reset though nobody asked for it, or empty."""

@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from robotiq_emulator import Fingers, RtuServer, crc, modbus_server, urcap_server
 
+from robot_servers.drivers.fake import LIMITS
+from robot_servers.drivers.ur import UrDriver
 from robot_servers.grippers.none import NoGripper
 from robot_servers.grippers.robotiq import RobotiqGripper
 from robot_servers.grippers.robotiq_wire import Request, Status, UrcapWire, Wire, modbus_rtu, modbus_tcp
-from robot_servers.interface import RobotError
+from robot_servers.interface import RobotError, Tool
 from robot_servers.real import Real
 from robot_servers.real import gripper as named
 
@@ -104,11 +106,11 @@ def test_unplugged_and_plugged_again(bench: Bench):
     """A cable that was pulled must neither block a caller nor need a restart of the server."""
     bench.gripper.connect()
     bench.cable.unplug()
-    until(lambda: bool(bench.gripper.trouble), "the pulled cable was not noticed")
+    until(lambda: bool(bench.gripper.trouble()), "the pulled cable was not noticed")
     bench.gripper.move(0.5)  # nobody waits for the device
     assert bench.gripper.width() == 1.0
     bench.cable.plug()
-    until(lambda: not bench.gripper.trouble, "it did not connect again")
+    until(lambda: not bench.gripper.trouble(), "it did not connect again")
     until(lambda: bench.gripper.grip() == "idle", "what was asked meanwhile is forgotten")
     assert bench.gripper.width() == pytest.approx(0.5, abs=0.01)
 
@@ -125,11 +127,13 @@ def test_stuck_half_way_says_so(ready: Bench):
     """Fingers that do not get on are no motion: a reset would wait for ever, and nobody would know why."""
     ready.fingers.jam = 100
     ready.gripper.move(0.0)
-    until(lambda: "stuck at 100" in ready.gripper.trouble, "a stuck gripper was not noticed")
+    until(lambda: "stuck at 100" in ready.gripper.trouble(), "a stuck gripper was not noticed")
+    arm = UrDriver("127.0.0.1", LIMITS, model="ur5", tool=Tool(), gripper=ready.gripper)
+    assert "stuck at 100" in arm.health().gripper and not arm.health().fault
     assert ready.gripper.grip() == "idle"
     ready.fingers.jam = None
     until(lambda: ready.gripper.grip() == "lost", "freed, it did not go on")
-    assert not ready.gripper.trouble
+    assert not ready.gripper.trouble()
 
 
 def test_stop_keeps_the_grip(ready: Bench):
@@ -160,7 +164,7 @@ def test_stop_ends_a_motion(tmp_path: Path):
 def test_power_cut_needs_a_move_to_activate(ready: Bench):
     """Fingers that open by themselves when the power comes back drop what they hold."""
     ready.fingers.cut_power()
-    until(lambda: "not active" in ready.gripper.trouble, "the lost activation was not noticed")
+    until(lambda: "not active" in ready.gripper.trouble(), "the lost activation was not noticed")
     assert ready.fingers.activations == 1
     assert ready.moved(0.5) == "idle"
     assert ready.fingers.activations == 2 and ready.gripper.width() == pytest.approx(0.5, abs=0.01)
@@ -169,7 +173,7 @@ def test_power_cut_needs_a_move_to_activate(ready: Bench):
 def test_faults_are_said_in_words(ready: Bench):
     """A number helps nobody at the robot."""
     ready.fingers.fault = 8
-    until(lambda: "cool down" in ready.gripper.trouble, "the fault was not reported")
+    until(lambda: "cool down" in ready.gripper.trouble(), "the fault was not reported")
 
 
 def test_nobody_waits_for_a_silent_device():

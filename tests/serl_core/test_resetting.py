@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from env_parts import REACH, Arm
 
-from robot_servers.interface import CommandRefused
+from robot_servers.interface import CommandRefused, Health
 from serl_core.clock import LockstepClock
 from serl_core.envs.resetting import PAUSE, TRIES
 from serl_core.envs.robot_env import RobotEnv
@@ -110,6 +110,16 @@ def test_a_force_that_stays_is_left_to_a_person() -> None:
     assert len(watched.questions) == 1 and "3 resets in a row" in watched.questions[0]
     assert "force 100.0 N" in watched.questions[0] and "serl recover" in watched.questions[0]
     assert max(resets) == TRIES + 1
+
+
+def test_a_gripper_in_trouble_is_said_once_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """Guards a night of empty grasps against a gripper of which only the robot's computer knows that it is stuck."""
+    watched = Watched()
+    watched.arm.driver.trouble = Health(gripper="stuck at 100 of 255")
+    for seed in range(3):
+        watched.env.reset(seed=seed)
+    assert "abort" not in watched.env.step(STAY)[4]
+    assert [record.message for record in caplog.records] == ["the gripper needs a person: stuck at 100 of 255"]
 
 
 @pytest.mark.parametrize("held", [True, False])
