@@ -14,8 +14,6 @@ from types import TracebackType
 
 from robot_servers.keys import make_keys
 
-TICKS = os.sysconf("SC_CLK_TCK")  # per s, of the CPU times in /proc
-
 
 class End:
     """One end as a process; killed on leaving."""
@@ -49,9 +47,9 @@ class End:
         return float(self.said())
 
     def cpu(self) -> float:
-        """CPU time that it has used so far, s."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        """CPU time that its threads have used so far, s."""
+        tasks = Path(f"/proc/{self._process.pid}/task").iterdir()
+        return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
 
 
 class Pair:
@@ -63,7 +61,7 @@ class Pair:
         self._keys = keys
         self._stack = contextlib.ExitStack()
         self.rates: list[float] = []  # per s, of each round
-        self.cpu_us: list[float] = []  # per transition, of serving and of calling end
+        self.cpu_us: list[list[float]] = []  # per transition, of serving and of calling end, in each round
 
     def __enter__(self) -> Pair:
         folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(dir=self._parent)))
@@ -85,12 +83,11 @@ class Pair:
         before = [self._server.cpu(), self._caller.cpu()]
         self.rates.append(self._caller.ask(count))
         after = [self._server.cpu(), self._caller.cpu()]
-        spent = [1e6 * (end - begin) / count for begin, end in zip(before, after, strict=True)]
-        self.cpu_us = [sum(pair) for pair in zip(self.cpu_us or [0.0, 0.0], spent, strict=True)]
+        self.cpu_us.append([1e6 * (end - begin) / count for begin, end in zip(before, after, strict=True)])
 
     def cpu(self) -> list[float]:
-        """Mean CPU time per transition of serving and calling end, µs."""
-        return [total / len(self.rates) for total in self.cpu_us]
+        """Median CPU time per transition of serving and calling end, µs."""
+        return [median(spent) for spent in zip(*self.cpu_us, strict=True)]
 
     def forget(self) -> None:
         """The rounds so far were for warming up."""
