@@ -6,6 +6,7 @@ person records everything is stored at once, and what they say of it stands abov
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import sys
 import time
@@ -17,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from robot_servers.keys import ClientKeys, load_client_keys
-from serl_core.attendance import attending
+from serl_core.attendance import Attendance, attending
 from serl_core.config import ConfigError, Observation
 from serl_core.data.episodes import EpisodeStore
+from serl_core.envs.attention import by_hand
 from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.metrics import Metrics, read
 from serl_core.pairs import AnyTask
@@ -27,6 +29,7 @@ from serl_core.processes import StopFlag
 from serl_core.progress import Progress, progress
 from serl_core.recording.book import ABOUT, Kind
 from serl_core.recording.person import Plan, enough, record_person
+from serl_core.recording.script import scripted_attendance
 from serl_core.recording.watch import WatchConfig
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import Session, connected, episode_meta, make_env
@@ -34,6 +37,7 @@ from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import DEMONSTRATOR, EpisodeStart, Obs, Record, Step
 
+SCRIPTED_SUCCESS = 20  # steps of an episode in which the script shows nothing but success
 MAX_ATTEMPTS = 5  # per wanted demonstration; an operator worse than this cannot demonstrate
 
 
@@ -127,42 +131,50 @@ def first_seed(seed: int) -> int:
 
 
 def record_by_hand(config: Config, task: AnyTask, session: Session, keys: ClientKeys | None) -> int:
-    """Record what a person does and says until they quit; 0 if there is as much as was asked for."""
+    """Record what a person, or a script in their place, does and says until they quit; 0 if that is enough."""
+    scripted = config.operator == "scripted"
     plan = Plan(
         config.kind,
         config.obs,
         config.episodes,
         config.steps,
-        config.max_steps,
+        config.max_steps or (SCRIPTED_SUCCESS if scripted and config.kind == "success" else 0),
         first_seed(config.seed),
-        config.takeover,
+        TakeoverConfig(ease=0) if scripted else config.takeover,
         config.watch,
+        attempts=MAX_ATTEMPTS * max(1, config.episodes) if scripted else 0,
     )
-    with (
-        StopFlag().on_signals() as stop,
-        EpisodeStore(config.out) as store,
-        attending(
-            session,
-            task,
-            config.robot,
-            stop,
-            operator=config.operator,
-            console=config.console,
-            console_keys=config.console_keys,
-            token_file=config.out / "page.token",
-            keys=keys,
-        ) as there,
-    ):
+    with StopFlag().on_signals() as stop, EpisodeStore(config.out) as store, contextlib.ExitStack() as stack:
+        if scripted:
+            there, begins = scripted_attendance(config.kind, task, session, config.seed, stop)
+        else:
+            there, begins = stack.enter_context(_person(config, task, session, stop, keys)), by_hand
         meta = {**episode_meta(session, task, config.obs), "operator": config.operator, "who": config.who}
-        book = record_person(plan, task, there, store, stop, idle=idle(task), who=config.who, meta=meta, say=_say)
+        book = record_person(
+            plan, task, there, store, stop, idle=idle(task), who=config.who, meta=meta, say=_say, begins=begins
+        )
     print(f"kept {book.kept} {ABOUT[config.kind]} ({book.steps} steps) of {len(book.ledger.entries)} in {config.out}")
     return 0 if enough(plan, book) else 1
 
 
+def _person(
+    config: Config, task: AnyTask, session: Session, stop: StopFlag, keys: ClientKeys | None
+) -> contextlib.AbstractContextManager[Attendance]:
+    return attending(
+        session,
+        task,
+        config.robot,
+        stop,
+        operator=config.operator,
+        console=config.console,
+        console_keys=config.console_keys,
+        token_file=config.out / "page.token",
+        keys=keys,
+    )
+
+
 def check(config: Config) -> None:
     """Raises `ConfigError` for what cannot be meant, before a robot is asked for."""
-    if config.operator == "scripted" and config.kind != "demo":
-        raise ConfigError(f"the scripted operator records demonstrations only: --kind {config.kind} needs a person")
     if config.operator != "scripted" and "keys" not in config.console.split("+"):
         raise ConfigError(f'--console "{config.console}": only keys can say that the arm may move; write keys+page')
     if config.episodes < 0 or config.max_steps < 0:
@@ -180,6 +192,6 @@ def main(config: Config) -> int:
     task = load_task(config.task)
     keys = load_client_keys(config.keys) if config.keys else None
     with connected(task, config.obs, config.robot, config.truth, keys=keys) as session:
-        if config.operator == "scripted":
+        if config.operator == "scripted" and config.kind == "demo":
             return record_script(config, task, session)
         return record_by_hand(config, task, session, keys)

@@ -127,20 +127,21 @@ def make_env(
     device: Device | None = None,
     takeover: TakeoverConfig | None = None,
     said: Callable[[], Sequence[Said]] | None = None,
+    judge: Judge | None = None,
     judged: bool = True,
     stop: Callable[[], bool] = lambda: False,
 ) -> gym.Env[Any, Any]:
     """The task's environment, with the scripted operator or a person at the ``device``, of which one at most is given.
 
-    A person's verdicts among what was ``said`` go before those of `_judge`, which is asked only if ``judged``. A
-    script's pushes are not eased: it does not startle, and what was measured with it stays comparable. ``stop`` ends
-    the waits of a reset.
+    A person's verdicts among what was ``said`` go before those of ``judge``, or without one of `_judge`; neither is
+    asked unless ``judged``. A script's pushes are not eased: it does not startle, and what was measured with it stays
+    comparable. ``stop`` ends the waits of a reset.
     """
     goal = EpisodeGoal(task.goals) if isinstance(task, Task) and task.goals else None
     truth = goal.truth if goal else session.truth
     if operator is not None:
-        device, takeover = _scripted(session, task, truth, operator, seed), TakeoverConfig(ease=0)
-    judge = _judge(session, task, goal) if judged else None
+        device, takeover = scripted_device(session, task, truth, operator, seed), TakeoverConfig(ease=0)
+    judge = (judge or _judge(session, task, goal)) if judged else None
     return build_env(
         task,
         session.robot,
@@ -157,9 +158,10 @@ def make_env(
     )
 
 
-def _scripted(
+def scripted_device(
     session: Session, task: AnyTask, truth: Callable[[], Truth] | None, operator: OperatorConfig, seed: int
 ) -> ScriptedOperator:
+    """The scripted operator at ``session``. Raises `ConfigError` without a ground truth to see."""
     if truth is None:
         raise ConfigError("the scripted operator sees the simulated scene: give its ground truth, --truth ADDRESS")
     others = [robot.state for robot in session.partners]

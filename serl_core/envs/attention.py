@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, final
 
 import gymnasium as gym
@@ -22,6 +22,7 @@ from serl_core.teleop.console import Console, Event, Said
 log = logging.getLogger(__name__)
 
 Listener = Callable[[Said, bool], None]  # told of everything that is said, and whether an episode was running then
+Begins = Callable[[Mapping[str, Any]], bool]
 VERDICTS = (Event.SUCCESS, Event.MISSED_SUCCESS, Event.FAILURE)
 ENDINGS = (Event.END, Event.DISCARD, Event.HOLD, Event.STOP)
 WAIT = 0.1  # s between two looks while the arm waits for a person; shorter than the lease in real time
@@ -99,12 +100,13 @@ class Ears:
             self.show(**{"waits for": what})
 
     def _wait_while(self, waiting: Callable[[], bool]) -> None:
+        before = self.status.get("waits for", "")
         while waiting() and not (self.leaving or self._stop()):
             self.waits_for(JUDGE if self._unjudged and not self.held else BEGIN)
             self._stay_owner()
             self._pause(WAIT)
             self.hear()
-        self.waits_for("")
+        self.waits_for(before)
 
     def _stay_owner(self) -> None:
         """Silence would give the robot to whoever comes; a robot that is gone shows when it is needed."""
@@ -174,35 +176,40 @@ class AttentiveClock:
         self._ears.tick()
 
 
+def by_hand(info: Mapping[str, Any]) -> bool:
+    """Whether somebody has taken over."""
+    return info.get("takeover", -1) >= 0
+
+
 @final
 class Attended(gym.Wrapper[Any, Any, Any, Any]):
     """An environment whose episodes a person begins and ends. ``env`` must run on an `AttentiveClock` of ``ears``.
 
     ``max_steps`` of ``period`` s each is the time limit, a truncation, where the environment's own is out of reach.
-    With ``by_hand`` a reset ends once a hand has taken over, so that no episode begins with a person who looks for the
-    device; what passed until then is not part of it.
+    With ``begins`` a reset goes on until that is true of a step's ``info``; what passed until then is not part of the
+    episode. `by_hand`: none begins with a person who still looks for the device.
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], ears: Ears, max_steps: int, period: float, by_hand: bool = False
+        self, env: gym.Env[Any, Any], ears: Ears, max_steps: int, period: float, begins: Begins | None = None
     ) -> None:
         super().__init__(env)
         self._ears = ears
         self._max_steps = max_steps
         self._period = period
-        self._by_hand = by_hand
+        self._begins = begins
         self._rest = np.zeros(env.action_space.shape or (), np.float32)
         self._steps = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As of the environment. Ends early, without a hand, where no further episode is to begin."""
+        """As of the environment. Ends early where no further episode is to begin."""
         self._ears.running = False
         self._ears.show(step="", left="")
         ready = False
         while not ready:
             self._ears.waits_for(RESET)
             obs, info = self.env.reset(seed=seed, options=options)
-            obs, ready = self._await_hand(obs)
+            obs, ready = self._await_begin(obs)
         self._steps = 0
         self._ears.verdicts()
         self._ears.running, self._ears.ended = not self._ears.over(), False
@@ -216,15 +223,15 @@ class Attended(gym.Wrapper[Any, Any, Any, Any]):
         self._show(info)
         return obs, reward, terminated, late and not terminated, info
 
-    def _await_hand(self, obs: Any) -> tuple[Any, bool]:
+    def _await_begin(self, obs: Any) -> tuple[Any, bool]:
         """The newest observation, and whether the episode can begin: False if the robot has to be reset again."""
-        while self._by_hand and not self._ears.over():
+        while self._begins and not self._ears.over():
             self._ears.waits_for(HAND)
             obs, _, _, _, info = self.env.step(self._rest)
             self._show(info)
             if "abort" in info:
                 return obs, False
-            if info.get("takeover", -1) >= 0:
+            if self._begins(info):
                 break
         self._ears.waits_for("")
         return obs, True

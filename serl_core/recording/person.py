@@ -1,4 +1,7 @@
-"""Episodes recorded by a person: they begin them, lead the arm, say how it ended, and may take back what they said."""
+"""Episodes recorded by a person: they begin them, lead the arm, say how it ended, and may take back what they said.
+
+A script may take the person's place (`serl_core.recording.script`); nothing here knows.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import gymnasium as gym
 from serl_core.attendance import Attendance
 from serl_core.config import Observation
 from serl_core.data.episodes import EpisodeStore
-from serl_core.envs.attention import Attended, Ears, attended
+from serl_core.envs.attention import Attended, Begins, Ears, attended, by_hand
 from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.outage import OutlivesServer
 from serl_core.pairs import AnyTask
@@ -28,7 +31,10 @@ NO_LIMIT = 10**9  # steps: the time limit is `Attended`'s, which does not count 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is recorded, and how much of it. ``first_seed`` is that of the scene of episode 0."""
+    """What is recorded, and how much of it. ``first_seed`` is that of the scene of episode 0.
+
+    ``attempts``: end by itself when there is enough, or after so many episodes; 0: the person quits.
+    """
 
     kind: Kind
     obs: Observation
@@ -38,6 +44,7 @@ class Plan:
     first_seed: int
     takeover: TakeoverConfig = field(default_factory=TakeoverConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    attempts: int = 0
 
 
 def actor_of(kind: Kind) -> str:
@@ -86,9 +93,13 @@ def record_person(
     who: str,
     meta: Mapping[str, Any],
     say: Callable[[str], None],
+    begins: Begins = by_hand,
     now: Callable[[], float] = time.monotonic,
 ) -> Book:
-    """Record until the person quits, or ``stop()``; returns what was recorded. ``idle`` is the policy that rests."""
+    """Record until the person quits, or ``stop()``; returns what was recorded.
+
+    ``idle`` is the policy that rests; ``begins``, from when on an episode that a device leads is one.
+    """
     book = Book(store, plan.kind, actor_of(plan.kind), who, say)
     ears = there.ears
     ears.listeners.append(book.ledger.hear)
@@ -96,7 +107,7 @@ def record_person(
     board = Board(plan, book, watch, ears, now)
     ears.listeners.append(lambda said, running: board.show())
     rollout(
-        person_env(plan, task, there, stop),
+        person_env(plan, task, there, stop, begins),
         idle,
         [book, watch, board],
         identity=Identity(actor_of(plan.kind), book.first_episode, "demo" if plan.kind == "demo" else "online"),
@@ -107,7 +118,9 @@ def record_person(
     return book
 
 
-def person_env(plan: Plan, task: AnyTask, there: Attendance, stop: Callable[[], bool]) -> gym.Env[Any, Any]:
+def person_env(
+    plan: Plan, task: AnyTask, there: Attendance, stop: Callable[[], bool], begins: Begins
+) -> gym.Env[Any, Any]:
     """The task's environment, led by the person. Only demonstrations are judged by anybody else."""
     session = there.session
     env = make_env(
@@ -122,8 +135,8 @@ def person_env(plan: Plan, task: AnyTask, there: Attendance, stop: Callable[[], 
         stop=there.ears.over,
         judged=plan.kind == "demo",
     )
-    period = 1.0 / task.control_hz
-    env = Attended(env, there.ears, plan.max_steps or task.max_steps, period, by_hand=there.device is not None)
+    limit, period = plan.max_steps or task.max_steps, 1.0 / task.control_hz
+    env = Attended(env, there.ears, limit, period, begins if there.device is not None else None)
     return OutlivesServer(env, (session.robot, *session.partners), stop)
 
 
@@ -133,8 +146,10 @@ def enough(plan: Plan, book: Book) -> bool:
 
 
 def _seeds(plan: Plan, book: Book, say: Callable[[str], None]) -> Iterator[int]:
-    """One for each episode, as long as anybody asks: the last one may still be taken back."""
+    """One for each episode. A person is asked for more even if there is enough: the last may still be taken back."""
     for index in count(book.first_episode):
-        if enough(plan, book):
+        if enough(plan, book) and not plan.attempts:
             say(f"{book.kept} {ABOUT[plan.kind]} are kept: quit to end, undo to take the last back, begin for one more")
+        if plan.attempts and (enough(plan, book) or len(book.ledger.entries) >= plan.attempts):
+            return
         yield plan.first_seed + index

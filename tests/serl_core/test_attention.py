@@ -11,7 +11,7 @@ from env_parts import REACH, Arm, Hand, push
 from person_parts import Script, in_order
 
 from robot_servers.interface import RobotError
-from serl_core.envs.attention import RESET, Attended, AttentiveClock, Ears, attended
+from serl_core.envs.attention import RESET, Attended, AttentiveClock, Ears, attended, by_hand
 from serl_core.envs.build import build_env
 from serl_core.envs.rewards import PersonJudge
 from serl_core.rollout import Decision, Identity, rollout
@@ -40,7 +40,7 @@ class Place:
             REACH, self.arm.robot, obs="state", clock=AttentiveClock(self.arm.clock(), self.ears), truth=self.arm.truth,
             judge=PersonJudge(self.ears.verdicts), device=device,
         )  # fmt: skip
-        self.env = Attended(env, self.ears, max_steps, 0.1, by_hand=device is not None)
+        self.env = Attended(env, self.ears, max_steps, 0.1, None if device is None else by_hand)
 
     def pause(self, seconds: float) -> None:
         self.waited += 1
@@ -94,13 +94,12 @@ def test_the_last_word_counts() -> None:
 
 def test_a_verdict_between_two_episodes_does_not_end_the_next() -> None:
     """Guards the next episode against what was said of the last one during the reset."""
-    said_once = iter([S])
+    once = [S]
 
     def script(status):
-        return [next(said_once)] if status.get("waits for") == RESET and status["episode"] else []
+        return [once.pop()] if once and status.get("waits for") == RESET else []
 
     place = Place(Script(script))
-    place.ears.status["episode"] = 1
     assert ends(place.episodes(range(1))[0]) == (20, False, False, True)
     assert place.listened == [(S, False)]
 

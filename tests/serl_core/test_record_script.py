@@ -1,0 +1,83 @@
+"""The script in a person's place records frames of which every one is of its kind."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from env_parts import REACH, REACHED
+
+from robot_servers.drivers.fake import FakeDriver
+from robot_servers.guarded import GuardedRobot
+from robot_servers.server import Server
+from serl_core.config import ConfigError
+from serl_core.data.episodes import EpisodeStore
+from serl_core.record import Config, check, record_by_hand
+from serl_core.recording.book import Kind
+from serl_core.session import Session, connected
+from serl_core.types import EpisodeStart
+
+TASK = replace(REACH, max_steps=40)
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """An arm without physics, and the truth of a point it has to reach."""
+    robot = GuardedRobot(FakeDriver(cameras=("front",)))
+    robot.connect()
+    with Server(robot, "tcp://127.0.0.1:*") as server, ExitStack() as stack:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        stack.callback(thread.join)
+        stack.callback(server.stop)
+        there = stack.enter_context(connected(TASK, "state", server.address))
+
+        def truth() -> dict:
+            found = dict(robot.ground_truth())
+            away = np.linalg.norm(there.robot.state().pose[:3] - found["object"][:3])
+            return {**found, "success": bool(away < REACHED)}
+
+        yield replace(there, truth=truth)
+    robot.close()
+
+
+@pytest.mark.parametrize("kind", ["success", "failure", "play"])
+def test_every_frame_is_of_its_kind(session: Session, tmp_path: Path, kind: Kind) -> None:
+    """Guards a classifier's first data, where no person is there to see what a frame shows."""
+    config = Config(tmp_path, kind=kind, episodes=2, max_steps=6, who="script")
+    assert record_by_hand(config, TASK, session, None) == 0
+    store = EpisodeStore(tmp_path)
+    labels = store.labels.newest()
+    kept = [number for (_, number), label in labels.items() if label.verdict != "discarded"]
+    assert len(kept) == 2
+    for record in store.records(as_recorded=True):
+        if record.episode not in kept or kind == "play":
+            continue
+        obs = record.obs if isinstance(record, EpisodeStart) else record.next_obs
+        away = float(np.linalg.norm(obs["state"][-3:]))  # the object in the TCP frame
+        assert (away < REACHED) == (kind == "success"), away
+
+
+def test_without_a_ground_truth_the_script_cannot_tell(session: Session, tmp_path: Path) -> None:
+    """Guards against frames whose kind nobody has looked at."""
+    with pytest.raises(ConfigError, match="--truth"):
+        record_by_hand(Config(tmp_path, kind="success"), TASK, replace(session, truth=None), None)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"operator": "spacemouse", "console": "page"}, "keys can say"),
+        ({"operator": "none", "console": "none"}, "keys can say"),
+        ({"episodes": -1}, "episodes"),
+    ],
+)
+def test_what_cannot_be_meant_is_said_before_a_robot_is_asked_for(tmp_path: Path, change: dict, text: str) -> None:
+    """Guards a person who would wait at an arm that nobody can tell to begin."""
+    with pytest.raises(ConfigError, match=text):
+        check(Config(tmp_path, **change))
