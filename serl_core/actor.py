@@ -19,8 +19,12 @@ from serl_core.advice import Learner, advisor_for
 from serl_core.attendance import Attendance, attending
 from serl_core.config import Observation
 from serl_core.envs.attention import Attended, attended
+from serl_core.envs.rewards import Judge
 from serl_core.envs.takeover_machine import TakeoverConfig
+from serl_core.judging.audit import audited, audits
+from serl_core.judging.scorer import chosen_judge
 from serl_core.metrics import Metrics
+from serl_core.nets.once import EncodedOnce
 from serl_core.outage import OutlivesServer
 from serl_core.pairs import AnyTask
 from serl_core.policies import LinkPolicy
@@ -49,6 +53,8 @@ class Config:
     learner: str = "tcp://127.0.0.1:5557"  # address of the learner
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot or a learner on another one
     insecure: bool = False  # allow a learner on another machine without keys: others can read and write what is sent
+    judge: str = ""  # who judges: the task's own, "rule", or files of classifiers to be reached in turn, A.npz,B.npz
+    stage_reward: float = 0.0  # of each classifier but the last, which gives 1
     operator: str = "scripted"  # who corrects the policy: scripted, a device such as spacemouse (serl teleop), or none
     takeover: TakeoverConfig = field(default_factory=TakeoverConfig)  # how a person's device takes over
     console: str = "keys"  # where a person is heard: keys, page, keys+page, or none
@@ -211,16 +217,24 @@ def main(config: Config) -> int:
             keys=keys,
         ) as there,
     ):
-        policy = LinkPolicy(link, task, config.obs, config.seed, config.trunk_weights)
+        once = EncodedOnce()
+        judge = chosen_judge(config.judge, task, config.obs, once, config.trunk_weights, config.stage_reward)
+        policy = LinkPolicy(link, task, config.obs, config.seed, config.trunk_weights, once)
         if not policy.wait(PATIENCE, stop):
             return 0
-        act(config, task, there, link, policy, stop)
+        act(config, task, there, link, policy, stop, audited(judge, session.truth))
         deliver(link, config.run_dir / "spool", stop)
     return 0
 
 
 def act(
-    config: Config, task: AnyTask, there: Attendance, link: ActorLink, policy: LinkPolicy, stop: Callable[[], bool]
+    config: Config,
+    task: AnyTask,
+    there: Attendance,
+    link: ActorLink,
+    policy: LinkPolicy,
+    stop: Callable[[], bool],
+    judge: Judge | None,
 ) -> None:
     """Drive the robot until the steps are done or someone ends it; everything goes to the learner."""
     session, ears = there.session, there.ears
@@ -230,7 +244,7 @@ def act(
     verdicts = Verdicts(link.send, config.who)
     ears.listeners.append(lambda said, running: verdicts.hear(said))
     rollout(
-        attended_env(config, task, there, stop),
+        attended_env(config, task, there, stop, judge),
         policy,
         [
             Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
@@ -238,6 +252,7 @@ def act(
             tally,
             EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already),
             Board(ears.status, tally, lambda: policy.version),
+            *audits(judge, Metrics(config.run_dir / "metrics" / "judge.jsonl")),
             advisor_for(task, lambda: learner_behind(link), say=print, show=ears.status.update),
         ],
         identity=Identity(link.session),
@@ -248,7 +263,9 @@ def act(
     )
 
 
-def attended_env(config: Config, task: AnyTask, there: Attendance, stop: Callable[[], bool]) -> gym.Env[Any, Any]:
+def attended_env(
+    config: Config, task: AnyTask, there: Attendance, stop: Callable[[], bool], judge: Judge | None
+) -> gym.Env[Any, Any]:
     """The task's environment under the operator's correction, heard by the console, and outliving its server."""
     session = there.session
     operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None
@@ -261,6 +278,7 @@ def attended_env(config: Config, task: AnyTask, there: Attendance, stop: Callabl
         device=there.device,
         takeover=config.takeover,
         said=there.ears.verdicts,
+        judge=judge,
         stop=there.ears.over,
     )
     env = Attended(env, there.ears, task.max_steps, 1.0 / task.control_hz)

@@ -13,7 +13,10 @@ import tyro
 from robot_servers.keys import ClientKeys, load_client_keys
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation
+from serl_core.envs.rewards import Judge
+from serl_core.judging.scorer import chosen_judge
 from serl_core.metrics import Metrics
+from serl_core.nets.once import EncodedOnce
 from serl_core.pairs import AnyTask
 from serl_core.policies import CheckpointPolicy
 from serl_core.progress import Progress, progress
@@ -36,6 +39,7 @@ class Config:
     robot: str = ""  # address of a robot server, of two arms LEFT,RIGHT; default: start a simulated one
     truth: str | None = None  # address of its ground truth
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
+    judge: str = ""  # without ground truth: "rule", or files of classifiers to be reached in turn, A.npz,B.npz
     first_seed: int = FIRST_SEED  # episode i has the seed first_seed + i
     trunk_weights: Path | None = None  # of the run's image trunk; the small one comes with the package
 
@@ -70,12 +74,16 @@ def evaluate(
     operator: OperatorConfig | None = None,
     metrics: Metrics | None = None,
     keys: ClientKeys | None = None,
+    judge: Judge | None = None,
 ) -> Tally:
-    """Run the episodes at ``address`` (robot server, ground truth) and count; ``operator`` only to measure one."""
+    """Run the episodes at ``address`` (robot server, ground truth) and count; ``operator`` only to measure one.
+
+    ``judge`` takes the place of the task's own.
+    """
     tally = Tally()
     with connected(task, obs, *address, keys=keys) as session, progress("evaluating", episodes) as bar:
         rollout(
-            make_env(session, task, obs, operator, seed=first_seed),
+            make_env(session, task, obs, operator, first_seed, judge=judge),
             policy,
             [tally, EpisodeLog(bar, tally, first_seed, metrics)],
             identity=Identity("eval"),
@@ -89,10 +97,14 @@ def main(config: Config) -> int:
     newest = Checkpoints(config.run_dir / "checkpoints").latest()
     if newest is None:
         raise ConfigError(f"no complete checkpoint in {config.run_dir / 'checkpoints'}: has this run been trained?")
-    policy = CheckpointPolicy(newest, config.trunk_weights)
+    once = EncodedOnce()
+    policy = CheckpointPolicy(newest, config.trunk_weights, once)
     task, obs = policy.blueprint.load_task(), policy.blueprint.obs
-    if task.goals is None and bool(config.robot) != bool(config.truth):
-        raise ConfigError("success is judged by the scene's ground truth: give --robot and --truth, or neither")
+    judge = chosen_judge(config.judge, task, obs, once, config.trunk_weights)
+    if judge is None and task.goals is None and bool(config.robot) != bool(config.truth):
+        raise ConfigError(
+            "success needs the scene's ground truth: give --robot and --truth or neither, or a --judge"
+        )
     with contextlib.ExitStack() as stack:
         address = (config.robot, config.truth)
         if not config.robot:
@@ -108,8 +120,10 @@ def main(config: Config) -> int:
             first_seed=config.first_seed,
             metrics=Metrics(path),
             keys=load_client_keys(config.keys) if config.keys else None,
+            judge=judge,
         )
-    result = {**tally.evaluation(), "first_seed": config.first_seed, "checkpoint": newest.name}
+    judged = {"judge": config.judge or "the task's own"}
+    result = {**tally.evaluation(), **judged, "first_seed": config.first_seed, "checkpoint": newest.name}
     write_json(config.run_dir / "eval.json", result)
     steps = result["mean_success_steps"]
     print(

@@ -37,10 +37,10 @@ class ClassifierConfig:
     dropout: float = 0.3  # share of units dropped in training
     learning_rate: float = 1e-3  # AdamW
     weight_decay: float = 1e-3
-    batch: int = 64  # frames per update, the classes equally often
-    updates: int = 800  # at most
+    batch: int = 128  # frames per update, the classes equally often
+    updates: int = 1200  # at most
     per_call: int = 40  # updates between two looks at the held-out frames
-    patience: int = 6  # looks without a better held-out loss that end training
+    patience: int = 8  # looks without a better held-out loss that end training
 
 
 class Head(nn.Module):

@@ -32,7 +32,7 @@ class Training:
     folds: int = 4  # heads, each of which is judged by the episodes it has not seen; at least 2
     suspects: Literal["leave out", "keep"] = "leave out"  # frames whose label contradicts confident heads
     emphasis: int = 4  # a frame that a person corrected counts so many times
-    false_positive_rate: float = 1e-3  # share of the other frames that may be taken for a success
+    false_positive_rate: float = 5e-4  # share of the other frames that may be taken for a success
     k: int = 2  # frames over the threshold …
     n: int = 3  # … of so many, that confirm a success
     network: ClassifierConfig = field(default_factory=ClassifierConfig)
