@@ -23,6 +23,7 @@ from serl_core.envs.rewards import Judge
 from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.judging.audit import audited, audits
 from serl_core.judging.scorer import chosen_judge
+from serl_core.latency import Latency, Timed, timed
 from serl_core.metrics import Metrics
 from serl_core.nets.once import EncodedOnce
 from serl_core.outage import OutlivesServer
@@ -130,10 +131,19 @@ class Recorder:
 
 
 class EpisodeLog:
-    """Writes one line of metrics per episode, with the age of the weights that acted (median, in steps)."""
+    """Writes one line of metrics per episode, with the age of the weights that acted (median, in steps).
+
+    ``further`` gives further figures of the episode that has just ended.
+    """
 
     def __init__(
-        self, tally: Tally, metrics: Metrics, policy: LinkPolicy, already: int, wall: Callable[[], float] = time.time
+        self,
+        tally: Tally,
+        metrics: Metrics,
+        policy: LinkPolicy,
+        already: int,
+        wall: Callable[[], float] = time.time,
+        further: Callable[[], Mapping[str, float]] = dict,
     ) -> None:
         self._ages: list[int] = []
         self._tally = tally
@@ -141,6 +151,7 @@ class EpisodeLog:
         self._policy = policy
         self._already = already
         self._wall = wall
+        self._further = further
 
     def __call__(self, record: Record) -> None:
         if isinstance(record, EpisodeStart):
@@ -149,7 +160,7 @@ class EpisodeLog:
         steps = self._already + self._tally.steps
         self._ages.append(self._tally.steps - 1 - self._policy.received)
         if record.terminated or record.truncated:
-            figures = {**asdict(self._tally.episodes[-1]), "total_steps": steps}
+            figures = {**asdict(self._tally.episodes[-1]), "total_steps": steps, **self._further()}
             age = median(self._ages)
             self._metrics.write(steps, self._wall(), **figures, version=self._policy.version, weight_age_steps=age)
 
@@ -234,23 +245,25 @@ def act(
     link: ActorLink,
     policy: LinkPolicy,
     stop: Callable[[], bool],
-    judge: Judge | None,
+    judge: Judge | None = None,
 ) -> None:
     """Drive the robot until the steps are done or someone ends it; everything goes to the learner."""
     session, ears = there.session, there.ears
     already = steps_so_far(link) if config.resume else 0
     lockstep = session.robot.metadata.clock == "lockstep"
-    tally = Tally()
+    tally, latency = Tally(), Latency(None if lockstep else 1.0 / task.control_hz)
     verdicts = Verdicts(link.send, config.who)
     ears.listeners.append(lambda said, running: verdicts.hear(said))
+    env = attended_env(config, task, there, stop, judge)
+    metrics = Metrics(config.run_dir / "metrics" / "actor.jsonl")
     rollout(
-        attended_env(config, task, there, stop, judge),
-        policy,
+        Timed(env, latency, None if lockstep else session.local[0]),
+        timed(policy, latency),
         [
             Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
             verdicts,
             tally,
-            EpisodeLog(tally, Metrics(config.run_dir / "metrics" / "actor.jsonl"), policy, already),
+            EpisodeLog(tally, metrics, policy, already, further=latency.take),
             Board(ears.status, tally, lambda: policy.version),
             *audits(judge, Metrics(config.run_dir / "metrics" / "judge.jsonl")),
             advisor_for(task, lambda: learner_behind(link), say=print, show=ears.status.update),
@@ -264,7 +277,7 @@ def act(
 
 
 def attended_env(
-    config: Config, task: AnyTask, there: Attendance, stop: Callable[[], bool], judge: Judge | None
+    config: Config, task: AnyTask, there: Attendance, stop: Callable[[], bool], judge: Judge | None = None
 ) -> gym.Env[Any, Any]:
     """The task's environment under the operator's correction, heard by the console, and outliving its server."""
     session = there.session
