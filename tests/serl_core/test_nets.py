@@ -10,8 +10,8 @@ from serl_core.nets.encoders import (
     cameras_of,
     fit_normaliser,
 )
-from serl_core.nets.once import EncodedOnce
 from serl_core.nets.heads import ActorHead, critic_ensemble, tanh_log_prob, tanh_sample
+from serl_core.nets.once import EncodedOnce
 from serl_core.nets.trunks import load_named
 
 KEY = jax.random.PRNGKey(0)
