@@ -130,6 +130,7 @@ TABLE: dict[str, set[str]] = {
         *("serl_core.tasks", "serl_core.taskfile", "serl_core.teacher"),
     },
     "serl_core.rollout": {"serl_core.types"},
+    "serl_core.latency": {"serl_core.types", "serl_core.rollout"},
     "serl_core.verdicts": {"serl_core.types", "serl_core.teleop"},
     "serl_core.course": {*PLAIN, "serl_core.envs"},
     "serl_core.advice": {"serl_core.types", "serl_core.pairs", "serl_core.course"},

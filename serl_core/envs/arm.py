@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -62,16 +63,20 @@ class Arm:
     """``robot``, which must be connected, on its ``task``; ``name`` tells it from others, and is in every error.
 
     ``state`` is the newest measurement, valid after `begin`; ``gripper`` the last command, 1 open, 0 closed. ``lost``:
-    it is somebody else's by now, so that it must not even be told to hold.
+    it is somebody else's by now, so that it must not even be told to hold. ``sent`` and ``accepted``: when the last
+    command was, s of ``now``; ``frame_age`` s by which the oldest of the newest pictures is older than its state.
     """
 
-    def __init__(self, robot: Robot, task: Task, name: str = "") -> None:
+    def __init__(self, robot: Robot, task: Task, name: str = "", now: Callable[[], float] = time.monotonic) -> None:
         self.robot = robot
         self.task = task
         self.name = name
         self.lost = False
         self.gripper = task.start_gripper
         self.state: RobotState | None = None
+        self.sent = self.accepted = 0.0
+        self.frame_age = 0.0
+        self._now = now
         self._start = np.array(task.start.pose)  # held by the axes that are not controlled
         self._origin = self._start
         self._own_hold: str | None = None  # why this program holds it; None: what holds it is from before
@@ -97,8 +102,11 @@ class Arm:
         delta = action_to_delta(self.task, action)
         asked = next_target(self.state.pose, self._start, delta, self.task.axes)
         gripper = self.gripper if self.task.gripper else None
+        self.sent = self._now()
         with self._named():
-            return self.robot.command(Command(asked, gripper, self.state.time))
+            applied = self.robot.command(Command(asked, gripper, self.state.time))
+        self.accepted = self._now()
+        return applied
 
     def measure(self) -> RobotState:
         """The robot's newest state, not yet this arm's. Raises `RobotError`."""
@@ -126,6 +134,7 @@ class Arm:
                     raise RobotError(f"camera {name}: pictures are {frames[name].image.shape}, expected {IMAGE}")
                 if now - frames[name].time > MAX_FRAME_AGE:
                     raise RobotError(f"camera {name}: the newest picture is {now - frames[name].time:.1f} s old")
+        self.frame_age = max((now - frames[name].time for name in self.task.cameras), default=0.0)
         return {labelled(self.name, name, "_"): frames[name].image for name in self.task.cameras}
 
     def hold(self, reason: str) -> None:

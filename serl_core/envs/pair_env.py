@@ -50,9 +50,9 @@ class PairEnv(gym.Env[Any, Any]):
     ``ask`` and ``stop`` as of `RobotEnv`.
 
     ``info`` of a step is that of `RobotEnv`, but: "target" (14,), left then right; "bends" name their arm; "states"
-    in place of "state"; "gripper" (2,); "time" s of the left server; "skew" s between the two states. A robot that
-    refuses or fails, and states too far apart, abort the episode: it is truncated and both arms hold. Where one
-    was stopped, the other is stopped too.
+    in place of "state"; "gripper" (2,); "time" s of the left server; "skew" s between the two states; "sent" of the
+    first command, "accepted" of the last. A robot that refuses or fails, and states too far apart, abort the episode:
+    it is truncated and both arms hold. Where one was stopped, the other is stopped too.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium's own declaration is a mutable class attribute
@@ -177,4 +177,7 @@ class PairEnv(gym.Env[Any, Any]):
             "states": states,
             "gripper": np.array([arm.gripper for arm in self._arms]),
             "skew": self._skew,
+            "sent": min(arm.sent for arm in self._arms),
+            "accepted": max(arm.accepted for arm in self._arms),
+            "frame_age": max(arm.frame_age for arm in self._arms),
         }

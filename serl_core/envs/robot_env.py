@@ -65,9 +65,9 @@ class RobotEnv(gym.Env[Any, Any]):
 
     ``info`` of a step: "target" (7,) the TCP target the guard sent; "bent": whether one of the task's
     limits changed it; "bends": those limits, each with the value asked for and the bound; "time" s of the
-    observation; "state": the `RobotState`; "gripper": the last command, 1 open, 0 closed; and "abort", the
-    reason, if the robot refused or failed. An aborted step holds the robot, unless it is somebody else's
-    by now, and truncates the episode; its observation is the one before it.
+    observation; "state": the `RobotState`; "gripper": the last command, 1 open, 0 closed; "sent", "accepted" and
+    "frame_age" as of `Arm`; and "abort", the reason, if the robot refused or failed. An aborted step holds the robot,
+    unless it is somebody else's by now, and truncates the episode; its observation is the one before it.
     """
 
     metadata = {"render_modes": []}  # noqa: RUF012  # gymnasium's own declaration is a mutable class attribute
@@ -149,4 +149,7 @@ class RobotEnv(gym.Env[Any, Any]):
             "time": self._arm.state.time,
             "state": self._arm.state,
             "gripper": self._arm.gripper,
+            "sent": self._arm.sent,
+            "accepted": self._arm.accepted,
+            "frame_age": self._arm.frame_age,
         }

@@ -10,6 +10,7 @@ from robot_servers.interface import AskPerson, NotOwner, RobotError
 from serl_core.config import ConfigError
 from serl_core.envs.robot_env import RobotEnv, action_space, observation_space
 
+MOVING = ("time", "state", "sent", "accepted")  # what info says of the time
 STAY = np.zeros(4, np.float32)
 
 
@@ -22,7 +23,7 @@ class Timeless(gym.Wrapper):
 
     def step(self, action):
         obs, reward, terminated, truncated, info = self.env.step(action)
-        return obs, reward, terminated, truncated, {k: v for k, v in info.items() if k not in ("time", "state")}
+        return obs, reward, terminated, truncated, {k: v for k, v in info.items() if k not in MOVING}
 
 
 @pytest.mark.filterwarnings("ignore:.*(infinity|different from the unwrapped).*")
