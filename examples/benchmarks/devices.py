@@ -5,7 +5,7 @@ have nothing to do with the loop. Timed from the report:
 
 - read: until `Device.read` returns it, its reader thread included;
 - command: until the robot server has accepted the command that it became, through takeover, environment, client and the
-  fake robot's server, in a loop that never waits. A loop at 10 Hz adds up to 100 ms until it looks.
+  fake robot's server, in a loop that rests for 2 ms. A loop at 10 Hz adds up to 100 ms until it looks.
 """
 
 from __future__ import annotations
@@ -53,14 +53,19 @@ class Config:
     """How soon a hand's push is a command."""
 
     reports: int = 1000  # of each device and stage; a third as many keys
+    alone: bool = False  # ahead of all other processes (SCHED_FIFO, for root): as on a machine that nobody else uses
     json: Path | None = None  # also write the figures here
 
 
 class Hand(Protocol):
-    """Speaks for a person. ``pause`` s between two pushes at least; ``share``: how many of the reports it sends."""
+    """Speaks for a person. ``pause`` s between two pushes at least, which are repeated every ``repeat`` s until seen.
+
+    ``share``: how many of the reports it sends.
+    """
 
     name: str
     pause: float
+    repeat: float
     share: float
 
     def push(self, number: int) -> tuple[int, float]:
@@ -71,7 +76,7 @@ class Hand(Protocol):
 class Mouse:
     """A SpaceMouse Compact at USB port 1-1 of a computer below ``root``."""
 
-    name, pause, share = "spacemouse", 0.003, 1.0
+    name, pause, repeat, share = "spacemouse", 0.003, 0.008, 1.0
 
     def __init__(self, root: Path) -> None:
         device = root / "sys/devices/usb1/1-1/1-1:1.0/0003:256F:C635.0001"
@@ -95,7 +100,7 @@ class Mouse:
 class Keys:
     """A keyboard at a terminal of its own."""
 
-    name, pause, share = "keyboard", HOLD * 0.5, 0.3  # a key of the same axis comes after three pauses
+    name, pause, repeat, share = "keyboard", HOLD * 0.5, 0.03, 0.3  # a key of the same axis comes after three pauses
 
     def __init__(self) -> None:
         self._end, program = pty.openpty()
@@ -138,6 +143,9 @@ def latencies(hand: Hand, count: int, look: Look, rng: np.random.Generator) -> l
             wanted.append((*hand.push(number), sent))
             while wanted:
                 time.sleep(0.0005)
+                if time.monotonic() - sent > hand.repeat:
+                    sent = time.monotonic()
+                    hand.push(number)
 
     thread = threading.Thread(target=speak, daemon=True)
     thread.start()
@@ -169,6 +177,7 @@ def by_stepping(device: Device, robot: RobotClient) -> Look:
     rest = np.zeros(TASK.action_dim, np.float32)
 
     def look() -> tuple[np.ndarray, float]:
+        time.sleep(0.002)  # a loop that never rests is served last on a busy computer, unlike one at 10 Hz
         info = env.step(rest)[-1]
         if "abort" in info:
             raise SystemExit(f"the robot refused: {info['abort']}")
@@ -192,6 +201,8 @@ def served() -> Iterator[RobotClient]:
 def measure(config: Config) -> list[dict[str, float | str]]:
     """One row for each device and stage."""
     rows: list[dict[str, float | str]] = []
+    if config.alone:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))  # the server, and threads to come, inherit it
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder, served() as robot:
         for hand in (Mouse(Path(folder)), Keys()):
@@ -200,7 +211,7 @@ def measure(config: Config) -> list[dict[str, float | str]]:
                 device = ShapedDevice(reader, Shape())
                 for stage, look in (("read", by_reading), ("command", by_stepping)):
                     took = latencies(hand, count, look(device, robot), rng)
-                    rows.append({"device": hand.name, "stage": stage, **row(took)})
+                    rows.append({"device": hand.name, "stage": stage, **row(took), "alone": config.alone})
     return rows
 
 
