@@ -20,12 +20,15 @@ from robot_servers.keys import load_server_keys
 from serl_core.agents.policy import params_to_tree, tree_from_flat, tree_to_flat
 from serl_core.agents.sac import SAC
 from serl_core.checkpoint import Checkpoints
-from serl_core.config import START_AFTER, ConfigError, Observation, Preset
+from serl_core.config import START_AFTER, ConfigError, Observation, Preset, Vision
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
+from serl_core.data.sampling import Sampling
+from serl_core.engine import Engine, data_parallel
 from serl_core.limiter import UpdateLimiter
 from serl_core.metrics import Metrics
 from serl_core.nets.encoders import fit_normaliser
+from serl_core.perception import Encode, remembered, with_projection
 from serl_core.policies import Blueprint
 from serl_core.processes import StopFlag
 from serl_core.progress import progress
@@ -54,6 +57,8 @@ class Config:
     utd: int = 4  # critic updates per online transition
     trunk: str = "small"  # frozen image trunk: small, resnet10, resnet18
     trunk_weights: Path | None = None  # its weights; the small one comes with the package
+    vision: Vision = "cached"  # "exact": the trunk sees fresh crops in every update; "trained": it learns with the rest
+    channels: int = 128  # of the trunk's features: more are projected to so many, fitted on demonstrations; 0: all
     capacity: int = 200_000  # frames in replay, one per transition and one more per episode
     start_after: int = START_AFTER  # online transitions before training starts
     lockstep: bool = False  # the actor waits for the learner instead of the other way round
@@ -65,6 +70,7 @@ class Config:
 
 PUBLISH_EVERY_STEPS = 10  # transitions between two versions in lockstep
 UNSEEN_VERSIONS = 1_000_000  # more than can have been published since the last known one: versions never go back
+OF_A_RUN = ("task", "obs", "seed", "preset", "utd", "trunk", "vision", "channels", "lockstep")  # same after a resume
 RECEIVE_AT_MOST = 64  # records between two updates, so that a flood of data does not stop learning
 
 
@@ -76,24 +82,26 @@ class Learner:
         config: Config,
         link: LearnerLink,
         store: EpisodeStore,
+        blueprint: Blueprint | None = None,
+        encode: Encode | None = None,
         now: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        task = load_task(config.task)
         self.config = config
-        self.blueprint = Blueprint.for_task(
-            config.task, config.obs, config.preset, config.utd, config.trunk, config.trunk_weights
-        )
+        self.blueprint = blueprint or blueprint_for(config)
         self.agent: SAC = self.blueprint.agent()
+        sharding = data_parallel(jax.local_devices())
         self.replay = Replay(
             config.capacity,
             self.blueprint.raw_example(),
-            task.action_dim,
-            discount=self.agent.config.discount,
-            n_step=self.agent.config.n_step,
-            encode=self.blueprint.replay_encoder(np.random.default_rng([config.seed, 1])),
+            load_task(config.task).action_dim,
+            encode=encode or self.blueprint.replay_encoder(np.random.default_rng([config.seed, 1])),
             views=self.blueprint.views,
+            sharding=sharding,
         )
+        settings = self.agent.config
+        spec = Sampling(settings.discount, settings.batch, n_step=settings.n_step)
+        self.engine = Engine(self.agent, self.replay, spec, settings.utd, self.blueprint.sight(), config.seed, sharding)
         self.limiter = UpdateLimiter(
             utd=self.agent.config.utd,
             per_call=self.agent.config.utd,
@@ -109,7 +117,6 @@ class Learner:
         self._verdicts = store.labels
         self._now = now
         self._wall = wall
-        self._rng = np.random.default_rng(config.seed)
         self.received: Counter[str] = Counter()  # online steps of each actor session, refused ones included
         self._pending: dict[str, Any] = {}  # the last call's metrics, still on the device
         self._published_at = (-1.0e9, -1)
@@ -118,7 +125,7 @@ class Learner:
         self._load_demonstrations()
         known = self.replay.size("demos")
         normaliser = fit_normaliser(*self.replay.state_statistics("demos")) if known else None
-        self.state = self.agent.init(jax.random.key(config.seed), normaliser)
+        self.state = jax.device_put(self.agent.init(jax.random.key(config.seed), normaliser), sharding)
         if config.resume:
             self._resume()
 
@@ -179,14 +186,13 @@ class Learner:
     def _update(self) -> None:
         """One compiled call: UTD critic updates and one actor update."""
         self._check(self._pending)  # one call late, so that the device never waits for the host
-        batches = self.replay.sample(self._rng, self.agent.config.batch, self.agent.config.utd)
-        self.state, self._pending = self.agent.update(self.state, batches)
+        self.state, self._pending = self.engine.update(self.state, self.grad_steps // self.agent.config.utd)
         self.grad_steps += self.agent.config.utd
         self.limiter.done()
         self._report()
 
     def _check(self, metrics: dict[str, Any]) -> None:
-        if metrics and not bool(metrics["finite"]):
+        if metrics and not bool(jax.device_get(metrics["finite"])):
             raise FloatingPointError(
                 f"a loss or gradient became infinite or NaN at gradient step {self.grad_steps}; the last good "
                 f"state is the newest checkpoint in {self.config.run_dir / 'checkpoints'}"
@@ -222,7 +228,7 @@ class Learner:
 
     def _log(self) -> None:
         self._logged_at = self.limiter.stored
-        values = {name: float(value) for name, value in self._pending.items()}
+        values = {name: float(value) for name, value in jax.device_get(self._pending).items()}
         self.metrics.write(self.limiter.stored, self._wall(), **values, **self.figures())
 
     def figures(self) -> dict[str, float]:
@@ -254,7 +260,6 @@ class Learner:
                 "limiter": self.limiter.state_dict(),
                 "grad_steps": self.grad_steps,
                 "version": self.version,
-                "rng": _rng_to_tree(self._rng),
             },
         )
 
@@ -271,7 +276,6 @@ class Learner:
             self.limiter.load(saved["limiter"])
             self.grad_steps, self.version = saved["grad_steps"], saved["version"]
             self._checkpointed_at = self._logged_at = self.limiter.stored
-            _rng_from_tree(self._rng, saved["rng"])
         self.version = max(self.version, acted_with) + UNSEEN_VERSIONS
         # What came after the checkpoint is still to be learnt from.
         self.limiter.insert(max(0, stored - self.limiter.stored))
@@ -288,20 +292,21 @@ class Learner:
             self.replay.relabel(label)
 
 
-def _rng_to_tree(rng: np.random.Generator) -> dict[str, Any]:
-    """State of a PCG64 generator; its two 128-bit integers as text."""
-    state = rng.bit_generator.state
-    return {**state, "state": {name: str(value) for name, value in state["state"].items()}}
-
-
-def _rng_from_tree(rng: np.random.Generator, tree: dict[str, Any]) -> None:
-    rng.bit_generator.state = {**tree, "state": {name: int(value) for name, value in tree["state"].items()}}
+def blueprint_for(config: Config) -> Blueprint:
+    """The networks of a run."""
+    blueprint = Blueprint.for_task(
+        config.task, config.obs, config.preset, config.utd, config.trunk, config.trunk_weights, config.vision
+    )
+    return with_projection(blueprint, config)
 
 
 def check_claim(config: Config) -> dict[str, Any]:
     """What ``config.json`` shall say. Raises ConfigError if there is another run, or one that is not resumed."""
     path = config.run_dir / "config.json"
-    mine = {name: getattr(config, name) for name in ("task", "obs", "seed", "preset", "utd", "trunk", "lockstep")}
+    mine = {
+        name: getattr(config, name)
+        for name in ("task", "obs", "seed", "preset", "utd", "trunk", "vision", "channels", "lockstep")
+    }
     if path.exists():
         saved = read_json(path)
         if not config.resume:
@@ -323,8 +328,10 @@ def main(config: Config) -> int:
     ):
         write_json(config.run_dir / "config.json", claimed)  # only now: store and port are ours
         print(f"ready {link.address}", flush=True)
-        learner = Learner(config, link, store)
-        print(learner.replay.describe(), flush=True)
-        learner.learn(stop)
+        blueprint = blueprint_for(config)
+        with remembered(config.run_dir, blueprint, config.seed) as encode:
+            learner = Learner(config, link, store, blueprint, encode)
+            print(learner.replay.describe(), flush=True)
+            learner.learn(stop)
         write_json(config.run_dir / "learner.json", learner.figures())
     return 0

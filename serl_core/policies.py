@@ -9,16 +9,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from serl_core.agents.policy import params_from_tree
 from serl_core.agents.sac import SAC, SACConfig, make_policy, rlpd_preset
 from serl_core.checkpoint import Checkpoints
-from serl_core.config import ConfigError, Observation, Preset
+from serl_core.config import ConfigError, Observation, Preset, Vision
+from serl_core.data.replay import as_frames
 from serl_core.envs.robot_env import observation_space
 from serl_core.nets.frames import view_encoder
 from serl_core.nets.once import EncodedOnce
+from serl_core.nets.projection import Projection
+from serl_core.nets.sight import Sight, as_stored, cropped, through
 from serl_core.nets.trunks import SMALL, TRUNKS, FrozenTrunk, load_named
 from serl_core.nets.weights import WeightsError
 from serl_core.pairs import AnyTask
@@ -49,6 +54,8 @@ class Blueprint:
     agent_config: SACConfig
     trunk: str = "small"  # one of `serl_core.nets.trunks.TRUNKS`
     weights: Path | None = None  # of the trunk, on this machine; the small one comes with the package
+    vision: Vision = "cached"
+    projection: Projection | None = None  # of the trunk's channels to fewer
 
     @classmethod
     def for_task(
@@ -59,15 +66,20 @@ class Blueprint:
         utd: int = 4,
         trunk: str = "small",
         weights: Path | None = None,
+        vision: Vision = "cached",
     ) -> Blueprint:
         """The networks for a task."""
         loaded = load_task(task)
         plain = SACConfig(discount=loaded.discount, grasp=loaded.grippers, utd=utd)
-        return cls(task, obs, PRESETS[preset](plain, loaded), trunk, weights)
+        return cls(task, obs, PRESETS[preset](plain, loaded), trunk, weights, vision)
 
     def to_tree(self) -> dict[str, Any]:
-        """As plain values, for the wire and for checkpoints."""
-        trunk = {"name": self.trunk, "digest": self.frozen_trunk.digest if self.cameras else ""}
+        """As plain values and arrays, for the wire and for checkpoints."""
+        trunk: dict[str, Any] = {"name": self.trunk, "vision": self.vision, "digest": ""}
+        if self.cameras and self.vision != "trained":
+            trunk["digest"] = self.frozen_trunk.digest
+        if self.projection is not None:
+            trunk["projection"] = {name: np.asarray(x) for name, x in vars(self.projection).items()}
         return {"task": self.task, "obs": self.obs, "agent": asdict(self.agent_config), "trunk": trunk}
 
     @classmethod
@@ -80,10 +92,13 @@ class Blueprint:
             name: tuple(value) if isinstance(value, list) else value for name, value in tree["agent"].items()
         }
         try:
-            blueprint = cls(tree["task"], tree["obs"], SACConfig(**values), tree["trunk"]["name"], weights)
+            trunk = tree["trunk"]
+            fitted = Projection(**trunk["projection"]) if "projection" in trunk else None
+            config = SACConfig(**values)
+            blueprint = cls(tree["task"], tree["obs"], config, trunk["name"], weights, trunk["vision"], fitted)
         except (TypeError, KeyError) as error:
             raise ConfigError(f"these weights need another version of the networks: {error}") from error
-        if blueprint.cameras and blueprint.frozen_trunk.digest != tree["trunk"]["digest"]:
+        if blueprint.cameras and trunk["digest"] and blueprint.frozen_trunk.digest != trunk["digest"]:
             raise ConfigError(
                 f"this policy was learnt on another image trunk {blueprint.trunk} than "
                 f"{blueprint.trunk_file()}: use the same file, and the same version of this package, on both machines"
@@ -100,22 +115,36 @@ class Blueprint:
         return {name: np.zeros(box.shape or (), box.dtype) for name, box in space.items()}
 
     def example(self) -> dict[str, np.ndarray]:
-        """The same after the encoder: features in the place of frames."""
-        features = TRUNKS[self.trunk].features if self.trunk in TRUNKS else ()
+        """The same as the networks see it: features in the place of frames, unless the trunk is one of them."""
         raw = self.raw_example()
-        return {name: zeros if name == "state" else np.zeros(features, np.float16) for name, zeros in raw.items()}
+        if not self.cameras or self.vision == "trained":
+            return raw
+        features = np.zeros(self.frozen_trunk.features, np.float16)
+        return {name: zeros if name == "state" else features for name, zeros in raw.items()}
 
     def agent(self) -> SAC:
         """The agent with these networks."""
-        return SAC(self.agent_config, self.example(), self.load_task().action_dim)
+        return SAC(self.agent_config, self.example(), self.load_task().action_dim, self.trained_trunk)
 
     def encoder(self, once: EncodedOnce | None = None) -> Callable[[Obs], Obs]:
         """What turns an observation into what the policy acts on: frames become features, ``once`` for all readers."""
-        return (once or EncodedOnce()).encoder(self.frozen_trunk, self.cameras) if self.cameras else dict
+        frozen = self.cameras and self.vision != "trained"
+        return (once or EncodedOnce()).encoder(self.frozen_trunk, self.cameras) if frozen else dict
 
     def replay_encoder(self, rng: np.random.Generator) -> Callable[[Obs], Obs]:
-        """The same for replay, which keeps `views` shifted versions of every frame."""
-        return view_encoder(self.frozen_trunk, self.cameras, self.views, rng) if self.cameras else dict
+        """The same for replay: `views` shifted versions of every frame as features, or the frame itself."""
+        if self.cameras and self.vision == "cached":
+            return view_encoder(self.frozen_trunk, self.cameras, self.views, rng)
+        return as_frames
+
+    def sight(self) -> Sight:
+        """What the networks see of what replay stores."""
+        if not self.cameras or self.vision == "cached":
+            return as_stored()
+        if self.vision == "trained":
+            return cropped(self.cameras)
+        on_cpu = jax.default_backend() == "cpu"
+        return through(self.frozen_trunk, self.cameras, jnp.float32 if on_cpu else jnp.bfloat16)
 
     @property
     def cameras(self) -> tuple[str, ...]:
@@ -125,15 +154,21 @@ class Blueprint:
     @property
     def views(self) -> int:
         """How many versions of a frame replay keeps."""
-        return VIEWS if self.cameras else 1
+        return VIEWS if self.cameras and self.vision == "cached" else 1
+
+    @property
+    def trained_trunk(self) -> nn.Module | None:
+        """The trunk that learns with the rest, if one does."""
+        return TRUNKS[self.trunk].module if self.cameras and self.vision == "trained" else None
 
     @cached_property
     def frozen_trunk(self) -> FrozenTrunk:
         """The trunk with its weights. Raises ConfigError if there is no such trunk, or its file does not fit."""
         try:
-            return load_named(self.trunk, self.trunk_file())
+            trunk = load_named(self.trunk, self.trunk_file())
         except (WeightsError, OSError) as error:
             raise ConfigError(str(error)) from error
+        return trunk if self.projection is None else trunk.projected(self.projection)
 
     def trunk_file(self) -> Path:
         """Where the trunk's weights are on this machine. Raises ConfigError if nobody said so."""
@@ -146,7 +181,9 @@ class _Acting:
     """One compiled policy and the weights it acts with."""
 
     def __init__(self, blueprint: Blueprint, seed: int, once: EncodedOnce | None, *, explore: bool) -> None:
-        self._act = make_policy(blueprint.agent_config, blueprint.example(), blueprint.load_task().action_dim)
+        self._act = make_policy(
+            blueprint.agent_config, blueprint.example(), blueprint.load_task().action_dim, blueprint.trained_trunk
+        )
         self._encode = blueprint.encoder(once)
         self._example = blueprint.raw_example()
         self._key = jax.random.key(seed)

@@ -36,6 +36,8 @@ from serl_core.agents.bc import BC, BCConfig, make_bc_policy
 from serl_core.config import Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
+from serl_core.data.sampling import Sampling
+from serl_core.engine import Engine
 from serl_core.evaluate import evaluate
 from serl_core.nets.encoders import fit_normaliser
 from serl_core.policies import Blueprint
@@ -176,15 +178,17 @@ class Benchmark:
 def clone(blueprint: Blueprint, demos: Path, seed: int) -> Policy:
     """Train behaviour cloning on the demonstrations in ``demos`` and return its policy."""
     task = blueprint.load_task()
-    replay = Replay(50_000, blueprint.raw_example(), task.action_dim, task.discount, encode=blueprint.encoder())
+    encode = blueprint.replay_encoder(np.random.default_rng(seed))
+    replay = Replay(50_000, blueprint.raw_example(), task.action_dim, encode, blueprint.views)
     for record in EpisodeStore(demos).records():
         replay.insert(record)
     config = BCConfig(grasp=task.grippers)
     agent = BC(config, blueprint.example(), task.action_dim)
     state = agent.init(jax.random.key(seed), fit_normaliser(*replay.state_statistics("demos")))
-    rng = np.random.default_rng(seed)
-    for _ in range(BC_UPDATES // 10):
-        state, _ = agent.update(state, replay.sample(rng, config.batch, 10, demo_ratio=1.0))
+    spec = Sampling(task.discount, config.batch, demo_ratio=1.0)
+    engine = Engine(agent, replay, spec, 10, blueprint.sight(), seed)
+    for call in range(BC_UPDATES // 10):
+        state, _ = engine.update(state, call)
     act, params = make_bc_policy(config, blueprint.example(), task.action_dim), agent.policy(state)
     encode, key = blueprint.encoder(), jax.random.key(seed)
 

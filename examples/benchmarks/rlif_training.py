@@ -12,8 +12,11 @@ import numpy as np
 
 from serl_core.agents.policy import Act, PolicyParams
 from serl_core.data.replay import Replay
+from serl_core.data.sampling import Sampling
+from serl_core.engine import Engine
 from serl_core.limiter import UpdateLimiter
 from serl_core.nets.encoders import Normaliser, fit_normaliser
+from serl_core.nets.sight import as_stored
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.summary import Tally
 from serl_core.types import DEMONSTRATOR, Obs, Record
@@ -27,7 +30,7 @@ class Agent(Protocol):
     """What `serl_core.agents.sac.SAC` and `serl_core.agents.bc.BC` are to a loop."""
 
     def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> Any: ...
-    def update(self, state: Any, batches: Any) -> tuple[Any, dict[str, jax.Array]]: ...
+    def update(self, state: Any, batches: Any, see: Any) -> tuple[Any, dict[str, jax.Array]]: ...
     def policy(self, state: Any) -> PolicyParams: ...
     def averaged_policy(self, state: Any) -> PolicyParams: ...
 
@@ -38,6 +41,7 @@ class Recipe:
 
     agent: Agent
     act: Act
+    discount: float
     demo_ratio: float  # share of "demos" in each batch
     utd: int  # updates per transition
     batch: int
@@ -56,7 +60,9 @@ class Trainee:
         self.limiter = UpdateLimiter(recipe.utd, recipe.utd, lockstep=True, start_after=START_AFTER)
         normaliser = fit_normaliser(*replay.state_statistics("demos"))
         self.state = recipe.agent.init(jax.random.key(seed), normaliser)
-        self._rng = np.random.default_rng(seed)
+        spec = Sampling(recipe.discount, recipe.batch, recipe.demo_ratio)
+        self._engine = Engine(recipe.agent, replay, spec, recipe.utd, as_stored(), seed)
+        self._calls = 0
         self._key = jax.random.key(seed + 1)
         for _ in range(recipe.pretrain // recipe.utd):
             self._update()
@@ -78,9 +84,8 @@ class Trainee:
         return Decision(self.recipe.act(self._params, obs, key, True))
 
     def _update(self) -> None:
-        recipe = self.recipe
-        batches = self.replay.sample(self._rng, recipe.batch, recipe.utd, recipe.demo_ratio)
-        self.state, metrics = recipe.agent.update(self.state, batches)
+        self.state, metrics = self._engine.update(self.state, self._calls)
+        self._calls += 1
         if self.limiter.updates % 1000 == 0 and not bool(metrics["finite"]):
             raise FloatingPointError(f"a loss or gradient became infinite or NaN after {self.limiter.updates} updates")
 

@@ -27,7 +27,8 @@ from robot_servers.interface import RobotError
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import StartPose, Task
 from serl_core.data.episodes import EpisodeStore
-from serl_core.data.replay import Replay
+from serl_core.data.replay import Replay, as_frames
+from serl_core.data.sampling import Sampling
 from serl_core.envs.robot_env import observation_space
 from serl_core.outage import OutlivesServer
 from serl_core.rollout import Decision, Identity, rollout
@@ -136,7 +137,7 @@ def learner(address: str, robot: str, folder: Path, rate: float) -> None:
     updates = checkpoints.load(latest)["updates"] if latest else 0
     spaces = observation_space(TASK, "pixels")
     example = {name: np.zeros(box.shape or (), box.dtype) for name, box in spaces.items()}
-    replay, rng = Replay(2000, example, TASK.action_dim, discount=0.97), np.random.default_rng(0)
+    replay = Replay(2000, example, TASK.action_dim, as_frames)
     alone = True
     with (
         EpisodeStore(folder / "episodes") as store,
@@ -157,7 +158,7 @@ def learner(address: str, robot: str, folder: Path, rate: float) -> None:
                     journal.write(f"{time.monotonic()} {item.record.meta['begun']}\n".encode())
                 learn_from(replay, item.record)
             if replay.size("online"):
-                replay.sample(rng, 32, 1)
+                replay.gather(np.resize(replay.slots("online"), 32), Sampling(0.97))
                 updates += 1
                 if updates % CHECKPOINT_EVERY == 0:
                     checkpoints.save(updates, {"updates": updates})

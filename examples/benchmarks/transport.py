@@ -7,6 +7,7 @@ whose receiver writes the same bytes to the same disk, measured in turns with it
 from __future__ import annotations
 
 import csv
+import functools
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import jax
 import numpy as np
 import tyro
 
@@ -24,7 +26,8 @@ from examples.benchmarks.publishing import slow_down
 from examples.benchmarks.records import pictures, step
 from examples.benchmarks.transport_ends import PARAMS
 from examples.benchmarks.transport_pairs import between, throughput
-from serl_core.data.replay import Replay
+from serl_core.data.replay import Replay, as_frames
+from serl_core.data.sampling import Sampling, sample
 from serl_core.types import EpisodeStart
 
 RESULTS = Path(__file__).parent / "results"
@@ -54,7 +57,7 @@ def filled(transitions: int, side: int) -> Replay:
     """A replay of episodes with two cameras; every page of it has been touched."""
     observations = pictures(side)
     example = {name: np.zeros_like(value) for name, value in observations[0].items()}
-    replay = Replay(transitions + transitions // EPISODE + 1, example, action_dim=7, discount=0.97)
+    replay = Replay(transitions + transitions // EPISODE + 1, example, 7, as_frames)
     for number in range(transitions):
         episode, index = divmod(number, EPISODE)
         obs = observations[number % len(observations)]
@@ -71,12 +74,14 @@ def memory_ratio(replay: Replay, transitions: int, side: int) -> float:
 
 def sampling(replays: list[Replay]) -> list[float]:
     """Median time of drawing a batch of pairs from each, ms; in turns, so that other work slows all of them down."""
-    rng, durations = np.random.default_rng(0), []
+    spec, durations = replays[0].sampling(Sampling(0.97, BATCH)), []
+    key = jax.random.PRNGKey(0)
+    draw = jax.jit(functools.partial(sample, spec=spec, updates=1))
     for _ in range(310):  # long enough to outlast a burst of other work
-        turn = []
+        turn, key = [], jax.random.split(key)[0]
         for replay in replays:
             begun = time.perf_counter()
-            replay.sample(rng, BATCH, 1)
+            jax.block_until_ready(draw(replay.table(), key))
             turn.append(1000 * (time.perf_counter() - begun))
         durations.append(turn)
     return np.median(durations[10:], axis=0).tolist()

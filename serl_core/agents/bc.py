@@ -20,6 +20,7 @@ from flax import struct
 
 from serl_core.agents import grasp
 from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy, raw_key, tree_norm
+from serl_core.agents.sac import See, as_stored
 from serl_core.nets.encoders import Encoder, Normaliser, cameras_of, normaliser_for
 from serl_core.nets.heads import MLP, Activation
 
@@ -69,7 +70,7 @@ class _Head(nn.Module):
 
 @final
 class BC:
-    """Networks and the compiled update for one configuration; holds no state. Arguments as `SAC`."""
+    """Networks and the pure update for one configuration; holds no state. Arguments as `SAC`."""
 
     def __init__(self, config: BCConfig, example_obs: Obs, action_dim: int) -> None:
         self.config = config
@@ -79,16 +80,22 @@ class BC:
         self._head = _Head(config, self._arm_dim)
         self._optimiser = optax.adam(config.learning_rate)
         self._init = jax.jit(self._init_impl)
-        self._update = jax.jit(self._update_impl, donate_argnums=0)
         self._policy = jax.jit(self._policy_impl)
 
     def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> BCState:
         """A fresh state; without a normaliser "state" is used as it is."""
         return self._init(raw_key(key), normaliser_for(self._example, normaliser))
 
-    def update(self, state: BCState, batches: Batch) -> tuple[BCState, Metrics]:
-        """One update per minibatch; batches lead with (updates, batch). Donates ``state``."""
-        return self._update(state, batches)
+    def update(self, state: BCState, batches: Batch, see: See = as_stored) -> tuple[BCState, Metrics]:
+        """One update per minibatch; batches lead with (updates, batch). To be compiled."""
+
+        def one(state: BCState, batch: Batch) -> tuple[BCState, Metrics]:
+            key, see_key = jax.random.split(state.key)
+            return self._step(replace(state, key=key), see(batch, see_key))
+
+        state, metrics = jax.lax.scan(one, state, dict(batches))
+        metrics = {name: jnp.mean(value) for name, value in metrics.items()}
+        return state, {**metrics, "finite": jnp.isfinite(metrics["loss"] + metrics["grad_norm"])}
 
     def policy(self, state: BCState) -> PolicyParams:
         """A copy of what acting needs."""
@@ -106,11 +113,6 @@ class BC:
         params = {"encoder": encoder.get("params", {}), "head": head}
         average = jax.tree.map(jnp.copy, params)  # one buffer cannot be donated twice
         return BCState(params, average, self._optimiser.init(params), own, run_key, jnp.int32(0))
-
-    def _update_impl(self, state: BCState, batches: Batch) -> tuple[BCState, Metrics]:
-        state, metrics = jax.lax.scan(self._step, state, {name: batches[name] for name in ("obs", "action")})
-        metrics = {name: jnp.mean(value) for name, value in metrics.items()}
-        return state, {**metrics, "finite": jnp.isfinite(metrics["loss"] + metrics["grad_norm"])}
 
     def _policy_impl(self, params: dict[str, Any], normaliser: Normaliser) -> PolicyParams:
         return jax.tree.map(jnp.copy, PolicyParams(params["encoder"], params["head"], {}, normaliser))

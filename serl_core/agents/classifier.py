@@ -116,7 +116,7 @@ def logits(head: Head, params: Params, features: Features, frames: Ints, at_once
 
 
 def frame_logits(head: Head, members: Sequence[Params], features: Mapping[str, npt.NDArray[Any]]) -> Floats:
-    """Logits (classes,) of one frame, features (rows, columns, channels) by camera, averaged over the members."""
+    """Logits (classes,) of one frame, features (channels, positions) by camera, averaged over the members."""
     batch = {camera: features[camera][None] for camera in head.cameras}
     return np.mean([np.asarray(_apply(head, params, batch))[0] for params in members], axis=0)
 
@@ -129,7 +129,7 @@ def log_loss(values: Floats, labels: Ints) -> float:
 
 
 def views(features: Features, frames: npt.NDArray[Any], rng: np.random.Generator | None) -> dict[str, npt.NDArray]:
-    """One view of each frame by camera, (*frames.shape, rows, columns, channels): drawn, or the unshifted one."""
+    """One view of each frame by camera, (*frames.shape, channels, positions): drawn, or the unshifted one."""
     chosen = {}
     for camera, values in features.items():
         view = 0 if rng is None else rng.integers(values.shape[1], size=frames.shape)

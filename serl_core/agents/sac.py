@@ -1,13 +1,13 @@
 """RLPD: soft actor-critic from prior data (Ball et al. 2023, arXiv 2302.02948), as HIL-SERL runs it.
 
-One call of `SAC.update` is a scan of critic updates and then one actor and temperature update. The
+`SAC.update` is a scan of critic updates and then one actor and temperature update, to be compiled by its caller. The
 encoder belongs to the critic: its gradients come from the arm and gripper critics only, the actor
 reads ``stop_gradient(z)``. Batches are dicts of arrays with leading dimensions (updates, batch):
 
 ============= =================== ===========================================================
 entry         shape, dtype        meaning
 ============= =================== ===========================================================
-obs, next_obs dicts, see nets     "state" (n,) float32; (4, 4, 128) float16 per camera
+obs, next_obs dicts, see nets     "state" (n,) float32; (128, 16) float16 per camera
 action        (A,) float32        what was handed to the environment, in [−1, 1]
 reward        () float32          task reward (summed and discounted over an n-step window)
 grasp_penalty () float32          ≤ 0, seen by the gripper critic only
@@ -18,11 +18,12 @@ discount      () float32          of the bootstrap: discount^n · (1 − termina
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, final
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -35,6 +36,12 @@ from serl_core.nets.heads import Activation, ActorHead, DiscreteCritic, critic_e
 
 Batch = Mapping[str, Any]
 Metrics = dict[str, jax.Array]
+See = Callable[[Batch, jax.Array], Batch]  # stored minibatch, key → what the networks see: crops, a trunk's features
+
+
+def as_stored(batch: Batch, key: jax.Array) -> Batch:
+    """The networks see what is stored."""
+    return batch
 
 
 @dataclass(frozen=True)
@@ -114,27 +121,24 @@ def draw_subset(key: jax.Array, size: int, subset: int) -> jax.Array:
 
 @final
 class SAC:
-    """Networks and compiled updates for one configuration; holds no state.
+    """Networks and pure updates for one configuration; holds no state.
 
-    ``example_obs`` maps names to arrays of one *stored* observation (features instead of frames);
-    ``action_dim`` counts the grippers. Raises ValueError when they do not fit the configuration.
+    ``example_obs`` maps names to arrays of one observation as the networks see it (features, or frames for a ``trunk``
+    that is trained); ``action_dim`` counts the grippers. Raises ValueError when they do not fit the configuration.
     """
 
-    def __init__(self, config: SACConfig, example_obs: Obs, action_dim: int) -> None:
+    def __init__(self, config: SACConfig, example_obs: Obs, action_dim: int, trunk: nn.Module | None = None) -> None:
         self.config = config
         self.action_dim = action_dim
         self._arm_dim = action_dim - int(config.grasp)
         if self._arm_dim < 1:
             raise ValueError(f"action_dim {action_dim} leaves no entry for the arm")
         self._example = {name: jnp.zeros((1, *x.shape), x.dtype) for name, x in example_obs.items()}
-        self._networks = _Networks(config, cameras_of(example_obs), self._arm_dim)
+        self._networks = _Networks(config, cameras_of(example_obs), self._arm_dim, trunk)
         entropy = config.target_entropy
         self.target_entropy = -action_dim / 2 if entropy is None else entropy
         self._optimiser = optax.adam(config.learning_rate)
-        self.traces = 0  # how often an update was compiled
         self._init = jax.jit(self._init_impl)
-        self._update = jax.jit(self._update_impl, donate_argnums=0)
-        self._update_critic = jax.jit(self._update_critic_impl, donate_argnums=0)
         self._policy = jax.jit(self._policy_impl)
         self._averaged_policy = jax.jit(self._averaged_policy_impl)
 
@@ -143,16 +147,19 @@ class SAC:
         normaliser = normaliser_for(self._example, normaliser)
         return self._init(raw_key(key), normaliser)
 
-    def update(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        """One critic update per minibatch, then one actor and temperature update on the last. Donates ``state``.
+    def update(self, state: TrainState, batches: Batch, see: See = as_stored) -> tuple[TrainState, Metrics]:
+        """One critic update per minibatch, then one actor and temperature update on the last; to be compiled.
 
         Metrics are scalars on the device; reading one waits for the call, so read them one call late.
         """
-        return self._update(state, batches)
+        state, metrics, last = self._scan(state, batches, see)
+        state, actor_metrics = self._actor_step(state, last, batches["reward"].shape[0])
+        return state, _with_finite({**metrics, **actor_metrics})
 
-    def update_critic(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+    def update_critic(self, state: TrainState, batches: Batch, see: See = as_stored) -> tuple[TrainState, Metrics]:
         """The critic updates only: actor head, temperature and their optimisers stay bit-identical."""
-        return self._update_critic(state, batches)
+        state, metrics, _ = self._scan(state, batches, see)
+        return state, _with_finite(metrics)
 
     def policy(self, state: TrainState) -> PolicyParams:
         """A copy of what acting needs, safe to hand to another thread while ``state`` is donated."""
@@ -190,16 +197,18 @@ class SAC:
             actor_steps=jnp.int32(0),
         )
 
-    def _update_impl(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        self.traces += 1
-        state, critic_metrics = jax.lax.scan(self._critic_step, state, batches)
-        state, actor_metrics = self._actor_step(state, jax.tree.map(lambda x: x[-1], batches))
-        return state, _with_finite({**_mean(critic_metrics), **actor_metrics})
+    def _scan(self, state: TrainState, batches: Batch, see: See) -> tuple[TrainState, Metrics, Batch]:
+        """All critic updates; the last minibatch comes back as it was seen, for the actor."""
 
-    def _update_critic_impl(self, state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
-        self.traces += 1
-        state, metrics = jax.lax.scan(self._critic_step, state, batches)
-        return state, _with_finite(_mean(metrics))
+        def one(state: TrainState, batch: Batch) -> tuple[TrainState, tuple[Metrics, Any]]:
+            key, see_key = jax.random.split(state.key)
+            batch = see(batch, see_key)
+            state, metrics = self._critic_step(replace(state, key=key), batch)
+            return state, (metrics, batch["obs"])
+
+        state, (metrics, seen) = jax.lax.scan(one, state, batches)
+        last = jax.tree.map(lambda x: x[-1], {**batches, "obs": seen})
+        return state, _mean(metrics), last
 
     def _policy_impl(self, state: TrainState) -> PolicyParams:
         params = PolicyParams(state.critic["encoder"], state.actor, state.critic["grasp"], state.normaliser)
@@ -265,7 +274,7 @@ class SAC:
             loss = loss + metrics["grasp_loss"]
         return loss, metrics
 
-    def _actor_step(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+    def _actor_step(self, state: TrainState, batch: Batch, updates: int) -> tuple[TrainState, Metrics]:
         key, action_key = jax.random.split(state.key)
         z = jax.lax.stop_gradient(self._networks.encode(state.critic, state.normaliser, batch["obs"]))
         temperature = jnp.exp(state.log_temperature)
@@ -281,7 +290,8 @@ class SAC:
         (loss, entropy), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor)
         changes, actor_opt = self._optimiser.update(grads, state.actor_opt)
         actor: Any = optax.apply_updates(state.actor, changes)
-        average: Any = optax.incremental_update(actor, state.actor_average, self.config.tau)
+        share = 1 - (1 - self.config.tau) ** updates  # as much as the encoder's soft copy moved in as many updates
+        average: Any = optax.incremental_update(actor, state.actor_average, share)
         slope = temperature * (entropy - self.target_entropy)  # of temperature · surplus, in log temperature
         change, temperature_opt = self._optimiser.update(slope, state.temperature_opt)
         metrics = {"actor_loss": loss, "entropy": entropy, "temperature": temperature}
@@ -318,9 +328,11 @@ class SAC:
 class _Networks:
     """The modules of one configuration and how their parameters are applied."""
 
-    def __init__(self, config: SACConfig, cameras: tuple[str, ...], arm_dim: int) -> None:
+    def __init__(
+        self, config: SACConfig, cameras: tuple[str, ...], arm_dim: int, trunk: nn.Module | None = None
+    ) -> None:
         hidden, activation = config.hidden, config.activation
-        self.encoder = Encoder(cameras)
+        self.encoder = Encoder(cameras, trunk)
         self.ensemble = critic_ensemble(config.critics, hidden, activation, config.layer_norm)
         self.subset = critic_ensemble(config.critic_subset, hidden, activation, config.layer_norm)
         self.grasp = DiscreteCritic(grasp.CHOICES**config.grasp, hidden, activation, config.layer_norm)
@@ -345,12 +357,12 @@ class _Networks:
         return self.grasp.apply({"params": critic["grasp"]}, z)  # type: ignore[return-value]
 
 
-def make_policy(config: SACConfig, example_obs: Obs, action_dim: int) -> Act:
+def make_policy(config: SACConfig, example_obs: Obs, action_dim: int, trunk: nn.Module | None = None) -> Act:
     """``act(params, obs, key, explore) -> action (A,) float32`` for one observation without batch dimension.
 
     Exploring samples the arm's action, otherwise it is tanh(mean); grippers are always greedy.
     """
-    nets = _Networks(config, cameras_of(example_obs), action_dim - int(config.grasp))
+    nets = _Networks(config, cameras_of(example_obs), action_dim - int(config.grasp), trunk)
 
     def apply(params: PolicyParams, obs: Mapping[str, jax.Array], key: jax.Array, explore: jax.Array) -> jax.Array:
         z = nets.encode({"encoder": params.encoder}, params.normaliser, obs)

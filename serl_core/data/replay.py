@@ -13,22 +13,30 @@ end the windows before them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal, final
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
+from serl_core.data.host_frames import HostFrames
 from serl_core.data.index_set import NONE, IndexSet, Slots
 from serl_core.data.invariants import Invariants, Running
 from serl_core.data.labels import Label, Outcome, judged
 from serl_core.data.memory import available_memory, check_memory, gigabytes
-from serl_core.data.scratch import Scratch
+from serl_core.data.sampling import Batch, Frames, Sampling, assemble, gather
+from serl_core.data.table import Mirror, Table
 from serl_core.types import EpisodeStart, Obs, Record, Step
 
 Partition = Literal["online", "demos"]
-Batches = dict[str, Any]
-Floats = npt.NDArray[np.float32]
-_OVERHEAD = 75  # bytes per frame beside observation and action: rewards, flags, links and index sets
+Where = Literal["device", "host"]
+_OVERHEAD = 94  # bytes per frame beside observation and action: rewards, flags, links and index sets, here and there
+
+
+def as_frames(obs: Obs) -> dict[str, npt.NDArray[Any]]:
+    """What to encode with where frames are kept as they are: each is its only view."""
+    return {name: x if name == "state" else x[None] for name, x in obs.items()}
 
 
 @final
@@ -36,10 +44,9 @@ class Replay:
     """Frames and transitions of the newest episodes, and all demonstrations.
 
     ``capacity`` counts frames. ``example_obs`` is one raw observation; ``encode`` maps a raw
-    observation to the one that is stored (features instead of frames). With ``views`` > 1 it gives so many
-    versions of each frame along a leading axis, from which every sample draws one, for each camera and for
-    obs and next_obs by itself. ``n_step`` > 1 sums rewards over windows that end with the episode and where
-    control changes hands, and bootstrap there.
+    observation to the one that is stored (features instead of frames), with each camera's ``views`` versions of it
+    along a leading axis. ``where`` the cameras' frames lie: on the device, or in this process's memory if they do not
+    fit there; ``sharding`` says which device, or on which of them all.
 
     Demonstrations and interventions stay when the ring comes round, until they fill half of it.
     Raises `StoreError` if the memory that all of it will take is not there (``available``, bytes).
@@ -50,38 +57,39 @@ class Replay:
         capacity: int,
         example_obs: Obs,
         action_dim: int,
-        discount: float,
-        n_step: int = 1,
-        encode: Callable[[Obs], Mapping[str, npt.NDArray[Any]]] | None = None,
+        encode: Callable[[Obs], Mapping[str, npt.NDArray[Any]]],
         views: int = 1,
+        where: Where = "device",
+        sharding: jax.sharding.Sharding | None = None,
         available: Callable[[], int] = available_memory,
     ) -> None:
-        if capacity < 2 or n_step < 1 or not 0 <= discount <= 1:
-            raise ValueError(f"replay: capacity {capacity} ≥ 2, n_step {n_step} ≥ 1, 0 ≤ discount {discount} ≤ 1")
-        self._capacity, self._discount, self._n_step = capacity, discount, n_step
+        if capacity < 2:
+            raise ValueError(f"replay: a capacity of {capacity} frames holds no transition")
+        self._capacity = capacity
         self._invariants = Invariants(example_obs, action_dim)
-        self._encode = encode or dict
+        self._encode = encode
         self._views = views
-        stored = self._encode(example_obs)
+        self.on_host = where == "host"
+        stored = encode(example_obs)
+        self._cameras = tuple(sorted(stored.keys() & example_obs.keys() - {"state"}))
         frame = sum(x.nbytes for x in stored.values())
-        self.memory_bytes = capacity * (frame + 4 * action_dim + _OVERHEAD)  # claimed little by little, all in the end
-        self._cameras = len(example_obs.keys() - {"state"})
+        self.memory_bytes = capacity * (frame + 2 * 4 * action_dim + _OVERHEAD)
         check_memory(self.memory_bytes, available(), f"replay of {self._size_text()}")
-        self._obs = {name: np.zeros((capacity, *x.shape), x.dtype) for name, x in stored.items()}
-        self._scratch = Scratch()
-        self._action = np.zeros((capacity, action_dim), np.float32)
-        self._reward = np.zeros(capacity, np.float32)
-        self._penalty = np.zeros(capacity, np.float32)
-        self._terminated = np.zeros(capacity, np.bool_)
-        self._operator = np.zeros(capacity, np.bool_)
+        self._facts = {
+            "action": np.zeros((capacity, action_dim), np.float32),
+            "reward": np.zeros(capacity, np.float32),
+            "penalty": np.zeros(capacity, np.float32),
+            "terminated": np.zeros(capacity, np.bool_),
+            "human": np.zeros(capacity, np.bool_),
+            "withheld": np.zeros(capacity, np.bool_),
+            "next": np.full(capacity, NONE, np.int32),  # of a transition's slot: the slot it led to
+        }
         self._recorded_reward = np.zeros(capacity, np.float32)
         self._recorded_terminated = np.zeros(capacity, np.bool_)
         self._recorded_success = np.zeros(capacity, np.bool_)
         self._owner = np.full(capacity, NONE, np.int32)  # number of the episode, counted over all actors
         self._step = np.zeros(capacity, np.int32)
         self._online = np.zeros(capacity, np.bool_)
-        self._withheld = np.zeros(capacity, np.bool_)
-        self._next = np.full(capacity, NONE, np.int64)  # of a transition's slot: the slot it led to
         self._previous = np.full(capacity, NONE, np.int64)  # of a frame's slot: the transition that led to it
         self._kept = np.zeros(capacity, np.bool_)  # frames of demonstrations and interventions
         self._kept_count = 0
@@ -90,13 +98,17 @@ class Replay:
         self._episodes: dict[str, Running] = {}
         self._owners: dict[tuple[str, int], int] = {}
         self._labels: dict[tuple[str, int], Label] = {}
+        at_home = self._cameras if self.on_host else ()
+        self._host = HostFrames(capacity, {name: stored[name] for name in at_home})
+        away = {name: x for name, x in stored.items() if name not in at_home}
+        self._mirror = Mirror(capacity, away, self._facts, {**self._sets}, sharding)
 
     def describe(self) -> str:
         """What memory it will take, for people."""
         return f"replay needs {gigabytes(self.memory_bytes)} for {self._size_text()}"
 
     def _size_text(self) -> str:
-        return f"{self._capacity} frames (one per transition, one more per episode), {self._cameras} cameras"
+        return f"{self._capacity} frames (one per transition, one more per episode), {len(self._cameras)} cameras"
 
     def size(self, partition: Partition) -> int:
         """How many transitions a partition holds now."""
@@ -119,83 +131,26 @@ class Replay:
             return False
         return self._insert_step(record, episode)
 
-    def sample(self, rng: np.random.Generator, batch: int, utd: int, demo_ratio: float = 0.5) -> Batches:
-        """``utd`` minibatches (leading dimensions (utd, batch)), a share ``demo_ratio`` of each from "demos".
-
-        An empty partition is replaced by the other; entries as `serl_core.agents.sac` lists them.
-        Raises ValueError when both are empty.
-        """
-        return self.gather(self._draw(rng, batch, utd, demo_ratio), rng)
-
-    def sample_chunks(
-        self, rng: np.random.Generator, batch: int, utd: int, length: int, demo_ratio: float = 0.5
-    ) -> Batches:
-        """Like `sample`, of windows of ``length`` consecutive actions (see `gather_chunks`)."""
-        return self.gather_chunks(self._draw(rng, batch, utd, demo_ratio), length, rng)
-
-    def _draw(self, rng: np.random.Generator, batch: int, utd: int, demo_ratio: float) -> Slots:
-        demos = round(batch * demo_ratio)
-        if not len(self._sets["online"]) and not len(self._sets["demos"]):
+    def table(self) -> Table:
+        """Everything as it is now, for one compiled call; see `Mirror.table`. Raises ValueError if it is empty."""
+        if not any(map(len, self._sets.values())):
             raise ValueError("replay is empty: insert demonstrations or online episodes before sampling")
-        if not len(self._sets["demos"]):
-            demos = 0
-        elif not len(self._sets["online"]):
-            demos = batch
-        parts = [(self._sets["demos"], demos), (self._sets["online"], batch - demos)]
-        return np.concatenate([part.sample(rng, (utd, count)) for part, count in parts if count], axis=1)
+        return self._mirror.table()
 
-    def gather(self, slots: Slots, rng: np.random.Generator | None = None) -> Batches:
-        """The transitions (or n-step windows) that begin at ``slots`` (any shape), as new arrays.
+    def sampling(self, spec: Sampling) -> Sampling:
+        """``spec``, with the cameras and the views of this replay."""
+        return replace(spec, cameras=self._cameras, views=self._views)
 
-        ``rng`` draws the views of their frames; without it each is the first.
-        """
-        if self._n_step == 1:
-            reward, penalty = self._reward[slots], self._penalty[slots]
-            discount = np.where(self._terminated[slots], np.float32(0), np.float32(self._discount))
-            last = self._next[slots]
-        else:
-            reward, penalty, discount, last, _ = self._windows(slots, self._n_step)
-        return {
-            "obs": self._frames(slots, rng),
-            "next_obs": self._frames(last, rng),
-            "action": self._action.take(slots, axis=0),
-            "reward": reward,
-            "grasp_penalty": penalty,
-            "human": self._operator[slots],
-            "discount": discount,
-        }
+    def fetch(self, frames: Frames) -> Mapping[str, npt.NDArray[Any]]:
+        """Those of the cameras' frames that the host keeps, as new arrays; from any thread."""
+        return self._host.fetch(frames)
 
-    def gather_chunks(self, slots: Slots, length: int, rng: np.random.Generator | None = None) -> Batches:
-        """The windows of up to ``length`` steps that begin at ``slots`` (any shape), as new arrays.
-
-        Like `gather`, but "action" is (…, length, A), and "valid" (…, length) says which of its rows were done
-        within the window: it ends with the episode and where control changes hands. Further rows repeat the last.
-        """
-        reward, penalty, discount, last, visited = self._windows(slots, length)
-        valid = np.ones(visited.shape, np.bool_)
-        valid[..., 1:] = visited[..., 1:] != visited[..., :-1]
-        return {
-            "obs": self._frames(slots, rng),
-            "next_obs": self._frames(last, rng),
-            "action": self._action.take(visited, axis=0),
-            "valid": valid,
-            "reward": reward,
-            "grasp_penalty": penalty,
-            "human": self._operator[slots],
-            "discount": discount,
-        }
-
-    def _frames(self, slots: Slots, rng: np.random.Generator | None) -> dict[str, npt.NDArray[Any]]:
-        return {name: self._scratch.take(*self._seen(name, slots, rng)) for name in self._obs}
-
-    def _seen(self, name: str, slots: Slots, rng: np.random.Generator | None) -> tuple[npt.NDArray[Any], Slots]:
-        """The rows, and which of them, that hold one view of each frame."""
-        values, views = self._obs[name], self._views
-        if views == 1 or name == "state":
-            return values, slots
-        first = slots * views
-        drawn = first if rng is None else first + rng.integers(views, size=slots.shape)
-        return values.reshape(-1, *values.shape[2:]), drawn
+    def gather(self, slots: npt.ArrayLike, spec: Sampling, seed: int = 0) -> Batch:
+        """The transitions, windows or chunks that begin at ``slots`` (any shape), as arrays for the host."""
+        key = jax.random.PRNGKey(seed)
+        chosen, held = gather(self._mirror.table(), jax.numpy.asarray(slots), key, self.sampling(spec))
+        frames = {when: {**held[when], **self.fetch(frames)} for when, frames in chosen.frames.items()}
+        return jax.tree.map(np.array, assemble(chosen, frames))
 
     def slots(self, partition: Partition) -> Slots:
         """The slots of all transitions of a partition, for `gather`, in no order."""
@@ -203,29 +158,11 @@ class Replay:
 
     def state_statistics(self, partition: Partition = "demos") -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Mean and standard deviation (n,) of "state" over a partition. Raises ValueError when it is empty."""
-        slots = self._sets[partition].items()
+        slots = self.slots(partition)
         if not slots.size:
             raise ValueError(f'replay: no transition in "{partition}" to take statistics of')
-        states = self._obs["state"][slots].astype(np.float64)
+        states = np.array(self._mirror.table().frames["state"][slots], np.float64)
         return states.mean(axis=0).astype(np.float32), states.std(axis=0).astype(np.float32)
-
-    def _windows(self, slots: Slots, length: int) -> tuple[Floats, Floats, Floats, Slots, Slots]:
-        """Discounted reward and penalty sums, bootstrap discounts, last frames, and the steps (…, length)."""
-        current, last = slots.copy(), self._next[slots]
-        visited = [current]
-        reward, penalty = self._reward[slots], self._penalty[slots]
-        power = np.full(slots.shape, self._discount, np.float32)
-        for _ in range(length - 1):
-            same_hands = self._operator[last] == self._operator[current]
-            going = ~self._terminated[current] & (self._next[last] != NONE) & ~self._withheld[last] & same_hands
-            reward = reward + np.where(going, power * self._reward[last], np.float32(0))
-            penalty = penalty + np.where(going, power * self._penalty[last], np.float32(0))
-            power = np.where(going, power * np.float32(self._discount), power)
-            current = np.where(going, last, current)
-            last = self._next[current]
-            visited.append(current)
-        discount = np.where(self._terminated[current], np.float32(0), power)
-        return reward, penalty, discount, last, np.stack(visited, axis=-1)
 
     def _insert_step(self, step: Step, episode: Running) -> bool:
         slot = self._store_frame(step.next_obs)
@@ -235,13 +172,15 @@ class Replay:
         if before == NONE:  # the frame it began from was overwritten while the actor paused
             return False
         operator = step.who == "operator" or episode.source == "demo"
-        self._action[before], self._penalty[before] = step.action, step.grasp_penalty
-        self._reward[before] = self._recorded_reward[before] = step.reward
-        self._terminated[before] = self._recorded_terminated[before] = step.terminated
+        facts = self._facts
+        facts["action"][before], facts["penalty"][before] = step.action, step.grasp_penalty
+        facts["reward"][before] = self._recorded_reward[before] = step.reward
+        facts["terminated"][before] = self._recorded_terminated[before] = step.terminated
         self._recorded_success[before] = step.success
-        self._operator[before], self._online[before] = operator, episode.source == "online"
+        facts["human"][before], self._online[before] = operator, episode.source == "online"
         self._owner[before], self._step[before] = self._owners[step.actor, step.episode], step.step
-        self._next[before], self._previous[slot] = slot, before
+        facts["next"][before], self._previous[slot] = slot, before
+        self._mirror.fact(before)
         if operator:
             self._keep(before)
             self._keep(slot)
@@ -261,7 +200,7 @@ class Replay:
         """
         self._labels[label.actor, label.episode] = label
         owner = self._owners.get((label.actor, label.episode))
-        slots = np.flatnonzero((self._owner == owner) & (self._next != NONE)) if owner is not None else []
+        slots = np.flatnonzero((self._owner == owner) & (self._facts["next"] != NONE)) if owner is not None else []
         newest = max((self._step[slot] for slot in slots), default=0)
         for slot in slots:
             self._judge(int(slot), label, newest)
@@ -272,18 +211,19 @@ class Replay:
         outcome = judged(label, number, Outcome(float(self._recorded_reward[slot]), terminated, False, success))
         waits = label.verdict == "pending" and number == newest
         rejected = label.verdict == "failure" and not self._online[slot]
-        self._withheld[slot] = outcome is None or waits or rejected
+        self._facts["withheld"][slot] = outcome is None or waits or rejected
         if outcome is not None:
-            self._reward[slot], self._terminated[slot] = outcome.reward, outcome.terminated
+            self._facts["reward"][slot], self._facts["terminated"][slot] = outcome.reward, outcome.terminated
+        self._mirror.fact(slot)
         self._offer(slot)
 
     def _offer(self, slot: int) -> None:
         """Put a transition into the partitions it belongs to, or take it out if it is withheld."""
         for partition, belongs in (
-            (self._sets["demos"], self._operator[slot]),
+            (self._sets["demos"], self._facts["human"][slot]),
             (self._sets["online"], self._online[slot]),
         ):
-            if self._withheld[slot]:
+            if self._facts["withheld"][slot]:
                 partition.discard(slot)
             elif belongs and slot not in partition:
                 partition.add(slot)
@@ -300,8 +240,8 @@ class Replay:
             self._head = (self._head + 1) % self._capacity
         slot = self._head
         self._evict(slot)
-        for name, value in stored.items():
-            self._obs[name][slot] = value
+        self._host.write(slot, stored)
+        self._mirror.frame(slot, stored)
         self._head = (slot + 1) % self._capacity
         return slot
 
@@ -319,7 +259,9 @@ class Replay:
     def _forget_transition(self, slot: int) -> None:
         for partition in self._sets.values():
             partition.discard(slot)
-        if self._next[slot] != NONE:
-            self._previous[self._next[slot]] = NONE
-        self._next[slot] = NONE
-        self._withheld[slot] = False
+        following = self._facts["next"]
+        if following[slot] != NONE:
+            self._previous[following[slot]] = NONE
+        following[slot] = NONE
+        self._facts["withheld"][slot] = False
+        self._mirror.fact(slot)

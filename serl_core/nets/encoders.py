@@ -1,8 +1,8 @@
 """Encoders: from observations to the encoding z (B, Z) float32 that every head reads.
 
 A camera frame goes through two stages. The frozen trunk (`serl_core.nets.trunks`) runs once, when a frame
-enters replay or the policy; what is stored and learned from is its output, (4, 4, 128) float16 of the small
-one. The learned stage (`Encoder`) runs inside every update.
+enters replay or the policy; what is stored and learned from is its output, (128, 16) float16 of the small one:
+channels, positions. The learned stage (`Encoder`) runs inside every update. A trunk that is trained is part of it.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ class StateEncoder(nn.Module):
 
 
 class SpatialEmbedding(nn.Module):
-    """Learned spatial embedding and bottleneck of one camera: (B, H, W, C) float16 → (B, width) float32.
+    """Learned spatial embedding and bottleneck of one camera: (B, C, S) → (B, width) float32.
 
-    Each of ``blocks`` learned (H, W) masks per channel pools the map, a dense layer, LayerNorm and
-    tanh follow (SERL, arXiv 2401.16013). Both maps are linear, so for a batch they are multiplied
-    together on the weight side: one plain product instead of a slow batched one. For few
-    observations, as when acting, that would cost more than it saves.
+    Each of ``blocks`` learned masks (S,) per channel pools the map, a dense layer, LayerNorm and tanh follow (SERL,
+    arXiv 2401.16013). Both maps are linear, so for a batch they are multiplied together on the weight side: one plain
+    product instead of a slow batched one, its factors rounded to bfloat16, its sums float32. Channels come before
+    positions so that the composed matrix needs no transposition. For few observations, as when acting, composing
+    would cost more than it saves.
     """
 
     blocks: int = 8
@@ -79,32 +80,47 @@ class SpatialEmbedding(nn.Module):
 
     @nn.compact
     def __call__(self, features: jax.Array) -> jax.Array:
-        shape = features.shape[-3:]
-        masks_init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=3, batch_axis=2)
-        masks = self.param("masks", masks_init, (*shape, self.blocks))
+        channels, positions = features.shape[-2:]
+        masks_init = nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
+        masks = self.param("masks", masks_init, (channels, positions, self.blocks))
         mix_init = nn.initializers.lecun_normal(in_axis=(0, 1), out_axis=2)
-        mix = self.param("mix", mix_init, (shape[2], self.blocks, self.width))
-        x = features.astype(jnp.float32)
-        if x.size <= 8 * masks.size:
-            pooled = jnp.einsum("...hwc,hwck->...ck", x, masks)
+        mix = self.param("mix", mix_init, (channels, self.blocks, self.width))
+        if features.size <= 8 * masks.size:
+            pooled = jnp.einsum("...cs,csk->...ck", features.astype(jnp.float32), masks)
             mixed = jnp.einsum("...ck,ckd->...d", pooled, mix)
         else:
-            kernel = jnp.einsum("hwck,ckd->hwcd", masks, mix).reshape(-1, self.width)
-            mixed = x.reshape(*x.shape[:-3], -1) @ kernel
+            kernel = jnp.einsum("csk,ckd->csd", masks, mix).reshape(-1, self.width)
+            flat = features.reshape(*features.shape[:-2], -1)
+            narrow = flat.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)
+            mixed = jnp.matmul(*narrow, preferred_element_type=jnp.float32)
         return nn.tanh(nn.LayerNorm()(mixed))
 
 
 class Encoder(nn.Module):
-    """Observation → z. Without cameras z is the normalised state itself and there are no parameters."""
+    """Observation → z. Without cameras z is the normalised state itself and there are no parameters.
+
+    With a ``trunk`` observations hold frames (B, 128, 128, 3) uint8, and it is trained with the rest.
+    """
 
     cameras: tuple[str, ...] = ()
+    trunk: nn.Module | None = None
 
     @nn.compact
     def __call__(self, obs: Mapping[str, jax.Array]) -> jax.Array:
         if not self.cameras:
             return obs["state"]
-        views = [SpatialEmbedding(name=f"camera_{name}")(obs[name]) for name in self.cameras]
+        seen = {name: self._features(obs[name]) for name in self.cameras}
+        views = [SpatialEmbedding(name=f"camera_{name}")(features) for name, features in seen.items()]
         return jnp.concatenate([StateEncoder(name="state")(obs["state"]), *views], axis=-1)
+
+    def _features(self, seen: jax.Array) -> jax.Array:
+        return seen if self.trunk is None else channels_first(self.trunk(seen))
+
+
+def channels_first(features: Any) -> Any:
+    """A trunk's output (…, rows, columns, C) as the (…, C, positions) that are stored and learned from."""
+    flat = features.reshape(*features.shape[:-3], -1, features.shape[-1])
+    return flat.swapaxes(-1, -2)
 
 
 def cameras_of(example_obs: Mapping[str, npt.NDArray[Any]]) -> tuple[str, ...]:
@@ -118,13 +134,15 @@ class Trunk(nn.Module):
     """A small convolutional trunk, 0.54 M weights: (N, 128, 128, 3) uint8 → (N, 4, 4, 128) float32."""
 
     widths: tuple[int, ...] = (32, 64, 128, 192, FEATURES[-1])
+    dtype: Any = jnp.float32  # of the computation; the statistics of group norms are float32 always
 
     @nn.compact
     def __call__(self, images: jax.Array) -> jax.Array:
-        x = images.astype(jnp.float32) / 127.5 - 1.0
+        x = (images.astype(jnp.float32) / 127.5 - 1.0).astype(self.dtype)
+        init = nn.initializers.he_normal()
         for width in self.widths:
-            x = nn.Conv(width, (3, 3), (2, 2), use_bias=False, kernel_init=nn.initializers.he_normal())(x)
-            x = nn.relu(nn.GroupNorm(num_groups=8)(x))
+            x = nn.Conv(width, (3, 3), (2, 2), use_bias=False, dtype=self.dtype, kernel_init=init)(x)
+            x = nn.relu(nn.GroupNorm(num_groups=8, dtype=self.dtype)(x))
         return x
 
 

@@ -16,7 +16,7 @@ PAD = 4  # pixels by which a crop may be shifted, either way
 def view_encoder(
     trunk: FrozenTrunk, cameras: tuple[str, ...], views: int, rng: np.random.Generator
 ) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
-    """A function that replaces each frame of an observation by ``views`` versions (views, rows, columns, channels).
+    """A function that replaces each frame of an observation by ``views`` versions (views, channels, positions).
 
     The first of them is not shifted. The others are random crops of the frame padded by 4 pixels (DrQ,
     arXiv 2004.13649), drawn once: the trunk is frozen, so that its features of a crop stay what they are.
@@ -24,7 +24,7 @@ def view_encoder(
 
     def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
         shifted = np.stack([crop for name in cameras for crop in crops(obs[name], views, rng)])
-        features = np.asarray(trunk(shifted)).reshape(len(cameras), views, *trunk.spec.features)
+        features = trunk(shifted).reshape(len(cameras), views, *trunk.features)
         return {**obs, **dict(zip(cameras, features, strict=True))}
 
     return encode

@@ -16,10 +16,13 @@ Obs = Mapping[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True)
 class _Newest:
-    """The frames of one observation and their features. Keeps the frames alive, so that none takes their place."""
+    """The frames of one observation and what the trunk's module makes of them, (cameras, rows, columns, channels).
+
+    Keeps the frames alive, so that none takes their place.
+    """
 
     frames: dict[str, npt.NDArray[Any]]
-    features: dict[str, npt.NDArray[Any]]
+    seen: Any
 
 
 @final
@@ -33,21 +36,21 @@ class EncodedOnce:
 
     def __init__(self) -> None:
         self.passes = 0  # through any trunk
-        self._newest: dict[str, _Newest] = {}  # by the trunk's digest
+        self._newest: dict[str, _Newest] = {}  # by the trunk's weights
 
     def encoder(self, trunk: FrozenTrunk, cameras: tuple[str, ...]) -> Callable[[Obs], dict[str, npt.NDArray[Any]]]:
         """A function that replaces the frames of ``cameras`` in an observation by their features."""
 
         def encode(obs: Obs) -> dict[str, npt.NDArray[Any]]:
-            known = self._newest.get(trunk.digest)
+            known = self._newest.get(trunk.weights)
             if known is None or any(known.frames.get(name) is not obs[name] for name in cameras):
-                known = self._newest[trunk.digest] = self._pass(trunk, obs)
-            return {**obs, **{name: known.features[name] for name in cameras}}
+                known = self._newest[trunk.weights] = self._pass(trunk, obs)
+            features = dict(zip(known.frames, trunk.finish(known.seen), strict=True))
+            return {**obs, **{name: features[name] for name in cameras}}
 
         return encode
 
     def _pass(self, trunk: FrozenTrunk, obs: Obs) -> _Newest:
         frames = {name: value for name, value in sorted(obs.items()) if name != "state"}
-        features = np.asarray(trunk(np.stack(list(frames.values()))))
         self.passes += 1
-        return _Newest(frames, dict(zip(frames, features, strict=True)))
+        return _Newest(frames, trunk.spec.apply(trunk.params, np.stack(list(frames.values()))))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 from flax import struct
+
+from serl_core.nets.containers import read_npz
 
 CHANNELS = 128
 CHUNK = 1 << 16  # positions at a time, so that float64 copies stay small
@@ -59,3 +63,19 @@ def _moments(flat: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], n
         centred = flat[begin : begin + CHUNK].astype(np.float64) - mean
         covariance += centred.T @ centred
     return mean, covariance / len(flat)
+
+
+def save_projection(path: Path, projection: Projection) -> None:
+    """Write a projection in numpy's own format, whole or not at all."""
+    beside = path.with_suffix(".tmp.npz")
+    np.savez(beside, mean=np.asarray(projection.mean), matrix=np.asarray(projection.matrix))
+    beside.replace(path)
+
+
+def load_projection(path: Path) -> Projection:
+    """The inverse of `save_projection`. Raises ValueError naming what is wrong with the file."""
+    try:
+        arrays = read_npz(path.read_bytes())
+        return Projection(jnp.array(arrays["mean"]), jnp.array(arrays["matrix"]))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f"{path}: not a projection ({error}); delete it to fit a new one") from error

@@ -1,7 +1,7 @@
 """Frozen trunks by name, and the hash under which their features may be kept.
 
     trunk = load_named("resnet10", Path("resnet10_params.pkl"))
-    features = trunk(frames)                        # (N, 128, 128, 3) uint8 → (N, 4, 4, 512) float16
+    features = trunk(frames)                        # (N, 128, 128, 3) uint8 → (N, 512, 16) float16
 
 "small" is our own (`encoders.Trunk`), "resnet10" SERL's and HIL-SERL's, "resnet18" torchvision's and timm's.
 """
@@ -12,7 +12,7 @@ import difflib
 import functools
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from flax import traverse_util
 
-from serl_core.nets.encoders import FEATURES, FRAME, Params, Trunk, random_trunk
+from serl_core.nets.encoders import FEATURES, FRAME, Params, Trunk, channels_first, random_trunk
+from serl_core.nets.projection import Projection
 from serl_core.nets.resnet import ResNet
 from serl_core.nets.weights import DOTTED, FLAX, TORCHVISION, TRANSFORMERS, Naming, WeightsError, load_weights
 
@@ -58,14 +59,37 @@ class TrunkSpec:
 
 @dataclass(frozen=True)
 class FrozenTrunk:
-    """A trunk with its weights."""
+    """A trunk with its weights, and a fixed projection of its channels to fewer if it has one."""
 
     spec: TrunkSpec
     params: Params
-    digest: str  # of kind and weights: features of equal digest are equal
+    weights: str  # digest of kind and weights
+    projection: Projection | None = None
 
-    def __call__(self, images: Images) -> jax.Array:
-        return self.spec.apply(self.params, images)
+    def __call__(self, images: Images) -> npt.NDArray[np.float16]:
+        """Features (N, channels, positions). Raises ValueError for other frames."""
+        return self.finish(self.spec.apply(self.params, images))
+
+    def finish(self, seen: jax.Array) -> npt.NDArray[np.float16]:
+        """The features (N, channels, positions) of what the trunk's module gives for some frames."""
+        return np.asarray(channels_first(seen if self.projection is None else self.projection(seen)))
+
+    @property
+    def features(self) -> tuple[int, int]:
+        """Channels and positions of one frame's features."""
+        rows, columns, channels = self.spec.features
+        return channels if self.projection is None else self.projection.matrix.shape[1], rows * columns
+
+    def projected(self, projection: Projection) -> FrozenTrunk:
+        """The same trunk, its channels projected."""
+        return replace(self, projection=projection)
+
+    @property
+    def digest(self) -> str:
+        """Of kind, weights and projection: features of equal digest are equal."""
+        if self.projection is None:
+            return self.weights
+        return digest(self.weights, {"mean": self.projection.mean, "matrix": self.projection.matrix})
 
 
 def _shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -20,6 +20,7 @@ from serl_core.clock import LockstepClock
 from serl_core.config import Expert, Goal, StartPose, Task
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
+from serl_core.data.sampling import Sampling
 from serl_core.envs.robot_env import RobotEnv, observation_space
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.transport import ActorLink, LearnerLink
@@ -92,7 +93,7 @@ class LearnerSide:
         self.link = LearnerLink(address, self.store.last_of_each()).bind()
         spaces = observation_space(COUNT, "pixels")
         example = {name: np.zeros(box.shape or (), box.dtype) for name, box in spaces.items()}
-        self.replay = Replay(1000, example, COUNT.action_dim, 0.9, encode=lambda obs: {"count": np.array(counted(obs))})
+        self.replay = Replay(1000, example, COUNT.action_dim, encode=lambda obs: {"count": np.array(counted(obs))})
         for record in self.store.records():
             self.replay.insert(record)
 
@@ -189,7 +190,7 @@ def check_step(step: Step, index: int, before: int) -> None:
 
 def check_replay(replay: Replay, agent: Agent) -> None:
     """What is learnt from pairs each frame with the action that answered it and with the frame one step later."""
-    batch = replay.gather(replay.slots("online"))
+    batch = replay.gather(replay.slots("online"), Sampling(0.9))
     seen, led_to = batch["obs"]["count"], batch["next_obs"]["count"]
     assert sorted(seen) == agent.seen
     assert np.array_equal(led_to - seen, np.full(EPISODES * STEPS, CYCLES))

@@ -1,5 +1,6 @@
 import jax
 import numpy as np
+from compiled import Compiled
 
 from serl_core.agents.bc import BC, BCConfig, make_bc_policy
 from serl_core.agents.policy import params_from_tree, params_to_tree
@@ -19,7 +20,7 @@ def saturated(rng: np.random.Generator) -> dict:
 def test_saturated_demonstrations_are_fitted_without_nan() -> None:
     """Bug: the log density of an action at ±1 under tanh is infinite and the first update gives NaN."""
     config = BCConfig(hidden=(64, 64), learning_rate=3e-3, grasp=True)
-    agent, act = BC(config, EXAMPLE, 3), make_bc_policy(config, EXAMPLE, 3)
+    agent, act = Compiled(BC(config, EXAMPLE, 3)), make_bc_policy(config, EXAMPLE, 3)
     state = agent.init(jax.random.key(0), fit_normaliser(np.zeros(2), np.ones(2)))
     rng = np.random.default_rng(0)
     for _ in range(40):
@@ -37,7 +38,7 @@ def test_saturated_demonstrations_are_fitted_without_nan() -> None:
 def test_dropout_acts_in_training_only() -> None:
     """Bug: dropout left on makes evaluation noisy; dropout left off overfits 20 demonstrations."""
     config = BCConfig(hidden=(64, 64), learning_rate=1e-12)
-    agent = BC(config, EXAMPLE, 2)
+    agent = Compiled(BC(config, EXAMPLE, 2))
     state = agent.init(jax.random.key(0))
     data = {"obs": {"state": np.ones((1, 8, 2), np.float32)}, "action": np.full((1, 8, 2), 0.5, np.float32)}
     state, first = agent.update(state, data)

@@ -4,6 +4,7 @@ from functools import cache
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compiled import Compiled
 
 from serl_core.agents import grasp
 from serl_core.agents.sac import SAC, SACConfig, make_policy
@@ -26,8 +27,8 @@ def batches(utd: int = 2, batch: int = 32) -> dict:
 
 
 @cache
-def shared_agent() -> SAC:
-    return SAC(CONFIG, EXAMPLE, 3)
+def shared_agent() -> Compiled:
+    return Compiled(SAC(CONFIG, EXAMPLE, 3))
 
 
 def trained(**change: np.ndarray) -> dict:
@@ -71,7 +72,7 @@ def test_the_arm_critics_never_see_the_gripper() -> None:
 def test_the_gripper_learns_when_to_close() -> None:
     """Bug: executed commands are credited to the wrong choice."""
     config = replace(CONFIG, learning_rate=1e-2)
-    agent, act = SAC(config, EXAMPLE, 3), make_policy(config, EXAMPLE, 3)
+    agent, act = Compiled(SAC(config, EXAMPLE, 3)), make_policy(config, EXAMPLE, 3)
     data = batches(4, 128)
     near = data["obs"]["state"][..., 0] > 0
     command = grasp.command_of(jax.random.normal(jax.random.PRNGKey(1), (4, 128, 3)))
@@ -110,7 +111,7 @@ def test_two_arms_with_grippers_have_the_published_target_entropy() -> None:
 
 def test_the_joint_critic_learns_what_one_hand_must_do_for_the_other() -> None:
     """Bug: two hands are credited one by one, so that "only if the other holds" cannot be learnt."""
-    agent, act = SAC(PAIR, EXAMPLE, 4), make_policy(PAIR, EXAMPLE, 4)
+    agent, act = Compiled(SAC(PAIR, EXAMPLE, 4)), make_policy(PAIR, EXAMPLE, 4)
     data = batches(4, 128)
     near = data["obs"]["state"][..., 0] > 0
     commands = np.random.default_rng(1).integers(-1, 2, (4, 128, 2)).astype(np.float32)
@@ -130,7 +131,7 @@ def test_the_joint_critic_learns_what_one_hand_must_do_for_the_other() -> None:
 
 def test_the_arm_critics_see_neither_gripper() -> None:
     """Bug: with two grippers only the last entry is cut off."""
-    agent, data = SAC(PAIR, EXAMPLE, 4), batches()
+    agent, data = Compiled(SAC(PAIR, EXAMPLE, 4)), batches()
     results = []
     for command in (0.0, 1.0):
         data["action"] = np.concatenate([batches()["action"][..., :2], np.full((2, 32, 2), command, np.float32)], -1)

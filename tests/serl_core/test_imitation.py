@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import Compiled
 
 from serl_core.agents import grasp
 from serl_core.agents.sac import SAC, SACConfig
@@ -30,7 +31,7 @@ def batches(rng: np.random.Generator, human: bool) -> dict:
 
 
 def learnt_mode(config: SACConfig, human: bool) -> np.ndarray:
-    agent = SAC(config, OBS, 2)
+    agent = Compiled(SAC(config, OBS, 2))
     state = agent.init(jax.random.key(0))
     rng = np.random.default_rng(0)
     for _ in range(400):

@@ -65,18 +65,18 @@ def test_state_alone_passes_through() -> None:
 
 def test_both_forms_of_the_embedding_agree() -> None:
     """Bug: the policy's form for few observations computes something else than the critic's for batches."""
-    features = jax.random.normal(KEY, (256, 4, 4, 16)).astype(jnp.float16)
+    features = jax.random.normal(KEY, (256, 16, 9)).astype(jnp.float16)
     module = SpatialEmbedding(width=32)
     params = module.init(KEY, features)
     many = module.apply(params, features)
     few = jnp.stack([module.apply(params, features[i : i + 1])[0] for i in range(3)])
     assert many.shape == (256, 32) and many.dtype == jnp.float32
-    np.testing.assert_allclose(many[:3], few, atol=1e-5)
+    np.testing.assert_allclose(many[:3], few, atol=0.02)  # its factors are rounded to bfloat16
 
 
 def test_each_camera_has_its_own_embedding() -> None:
     """Bug: cameras share weights, or one of them is dropped."""
-    obs = {name: jnp.ones((1, 4, 4, 8), jnp.float16) for name in ("front", "wrist")}
+    obs = {name: jnp.ones((1, 8, 16), jnp.float16) for name in ("front", "wrist")}
     obs = {"state": jnp.ones((1, 3)), **obs}
     z, variables = Encoder(("front", "wrist")).init_with_output(KEY, obs)
     assert z.shape == (1, 64 + 2 * 256)
@@ -87,7 +87,7 @@ def test_the_trunk_is_deterministic_and_sees_the_image() -> None:
     """Bug: actor and learner hold different trunks, or features saturate or vanish in float16."""
     images = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
     features = np.asarray(load_named("small", seed=3)(images))
-    assert features.shape == (2, 4, 4, 128) and features.dtype == np.float16
+    assert features.shape == (2, 128, 16) and features.dtype == np.float16
     np.testing.assert_array_equal(features, load_named("small", seed=3)(images))
     assert 0.1 < features.std() < 10 and np.abs(features[0] - features[1]).max() > 0.1
     assert not np.array_equal(features, load_named("small", seed=4)(images))

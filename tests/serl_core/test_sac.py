@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiled import Compiled
 
 from serl_core.agents.policy import params_from_tree, params_to_tree, tree_from_flat, tree_to_flat
 from serl_core.agents.sac import SAC, SACConfig, TrainState, draw_subset, make_policy, rlpd_preset
@@ -12,7 +13,7 @@ from serl_core.nets.encoders import fit_normaliser
 
 KEY = jax.random.PRNGKey(0)
 EXAMPLE = {"state": np.zeros(4, np.float32)}
-PIXELS = {**EXAMPLE, "front": np.zeros((4, 4, 8), np.float16)}
+PIXELS = {**EXAMPLE, "front": np.zeros((8, 16), np.float16)}
 SMALL = SACConfig(hidden=(32, 32), utd=3, batch=16, grasp=True)
 ENTROPIC = replace(SMALL, backup_entropy=True, init_temperature=5.0, target_entropy=50.0)
 RLPD = rlpd_preset(replace(SMALL, utd=1, value_bounds=(0.5, 0.6)))
@@ -34,11 +35,11 @@ def batches(config: SACConfig = SMALL, example: dict = EXAMPLE, action_dim: int 
 
 
 @cache
-def _agent(config: SACConfig, camera: bool) -> SAC:
-    return SAC(config, PIXELS if camera else EXAMPLE, 3)
+def _agent(config: SACConfig, camera: bool) -> Compiled:
+    return Compiled(SAC(config, PIXELS if camera else EXAMPLE, 3))
 
 
-def agent_for(config: SACConfig = SMALL, camera: bool = False) -> SAC:
+def agent_for(config: SACConfig = SMALL, camera: bool = False) -> Compiled:
     """Agents hold no state, so that tests may share what was compiled."""
     return _agent(config, camera)
 

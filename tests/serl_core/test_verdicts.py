@@ -15,7 +15,8 @@ from link_records import obs, start, step
 from robot_servers import wire
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.labels import HardExample, LabelLayer, hard_examples, label_of
-from serl_core.data.replay import Replay
+from serl_core.data.replay import Replay, as_frames
+from serl_core.data.sampling import Sampling
 from serl_core.teleop.console import Event, Said
 from serl_core.types import EpisodeStart, Judgement, Record, Step, record_from_tree, record_to_tree
 from serl_core.verdicts import Verdicts
@@ -258,12 +259,12 @@ def test_verdicts_reach_store_and_replay_once_through_restarts(tmp_path: Path):
     store = EpisodeStore(root)
     labels = store.labels.news()
     assert sorted((label.episode, label.verdict) for label in labels) == [(0, "failure"), (1, "success")]
-    replay = Replay(64, obs(0), 2, discount=0.9)
+    replay = Replay(64, obs(0), 2, as_frames)
     for record in store.records(as_recorded=True):
         replay.insert(record)
     for label in labels:
         replay.relabel(label)
-    batch = replay.gather(np.sort(replay.slots("online")))
+    batch = replay.gather(np.sort(replay.slots("online")), Sampling(0.9))
     rewards = np.array(batch["reward"])
     assert replay.size("online") == STEPS + 2  # those after the missed success are void
     assert rewards.tolist() == [0, 0, 0, 0, 0, 1]

@@ -1,0 +1,114 @@
+"""Features that were computed once, on disk: a restarted learner need not run the trunk over everything again.
+
+The file is disposable: it belongs to one trunk (its digest is in the name), frames are found by their own hash, and
+what is torn or damaged is computed again. The frames themselves are in the episode store.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+from serl_core.types import Obs
+
+log = logging.getLogger(__name__)
+
+KEY = 16  # bytes of a frame's hash
+
+
+@final
+class RememberedFeatures:
+    """``encode``, except for what it has seen before. Use as a context manager; satisfies what `Replay` encodes with.
+
+    ``example_obs`` is one raw observation, for the shape of what ``encode`` makes of it; ``digest`` names everything
+    that this depends on.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        digest: str,
+        encode: Callable[[Obs], Mapping[str, npt.NDArray[Any]]],
+        example_obs: Obs,
+        say: Callable[..., None] = log.warning,
+    ) -> None:
+        stored = encode(example_obs)
+        self._cameras = {name: stored[name] for name in sorted(stored.keys() - {"state"})}
+        self._size = sum(x.nbytes for x in self._cameras.values())
+        self._row = np.dtype([("key", f"S{KEY}"), ("crc", "<u4"), ("features", "u1", (self._size,))])
+        self._path = folder / f"{digest[:16]}-{self._size}.features"
+        self._encode, self._say = encode, say
+        self._rows: dict[bytes, int] = {}
+        self._count = 0  # rows in the file
+        self._full = False
+        self._file: Any = None
+
+    def __enter__(self) -> RememberedFeatures:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._count = self._path.stat().st_size // self._row.itemsize if self._path.exists() else 0
+        self._file = self._path.open("r+b" if self._count else "w+b")
+        self._file.truncate(self._count * self._row.itemsize)  # what was torn when the last writer ended
+        if self._count:
+            keys = np.memmap(self._path, self._row, "r")["key"]
+            self._rows = {bytes(key).ljust(KEY, b"\0"): row for row, key in enumerate(keys)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def __call__(self, obs: Obs) -> dict[str, npt.NDArray[Any]]:
+        """The observation with features for frames; from the file where they are there, intact."""
+        key = _hash(obs, self._cameras)
+        known = self._read(key)
+        if known is not None:
+            return {**obs, **known}
+        fresh = dict(self._encode(obs))
+        self._write(key, fresh)
+        return fresh
+
+    def _read(self, key: bytes) -> dict[str, npt.NDArray[Any]] | None:
+        row = self._rows.get(key)
+        if row is None:
+            return None
+        self._file.seek(row * self._row.itemsize)
+        found = np.frombuffer(self._file.read(self._row.itemsize), self._row)
+        data = found["features"].tobytes()
+        if not found.size or zlib.crc32(data) != int(found["crc"][0]):
+            return None
+        return self._split(data)
+
+    def _split(self, data: bytes) -> dict[str, npt.NDArray[Any]]:
+        parts, begin = {}, 0
+        for name, like in self._cameras.items():
+            parts[name] = np.frombuffer(data, like.dtype, like.size, begin).reshape(like.shape)
+            begin += like.nbytes
+        return parts
+
+    def _write(self, key: bytes, fresh: Mapping[str, npt.NDArray[Any]]) -> None:
+        """At the end of the file. A full disk ends remembering, nothing else."""
+        if self._full:
+            return
+        data = b"".join(fresh[name].tobytes() for name in self._cameras)
+        try:
+            self._file.seek(self._count * self._row.itemsize)
+            self._file.write(key + zlib.crc32(data).to_bytes(4, "little") + data)
+        except OSError as error:
+            self._full = True
+            self._say("%s: %s; from now on features are computed again after a restart", self._path, error)
+            return
+        self._rows[key] = self._count
+        self._count += 1
+
+
+def _hash(obs: Obs, cameras: Mapping[str, Any]) -> bytes:
+    state = hashlib.blake2b(digest_size=KEY)
+    for name in cameras:
+        state.update(np.ascontiguousarray(obs[name]).data)
+    return state.digest()

@@ -1,0 +1,81 @@
+"""What becomes of a run's frames: features, projected by what demonstrations show, computed once and kept on disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from serl_core.config import ConfigError
+from serl_core.data.episodes import EpisodeStore
+from serl_core.data.features import RememberedFeatures
+from serl_core.nets.projection import Projection, fit_projection, load_projection, save_projection
+from serl_core.policies import Blueprint
+from serl_core.types import EpisodeStart, Obs
+
+Encode = Callable[[Obs], Mapping[str, npt.NDArray[Any]]]
+FITTED_ON = 1_000  # frames of demonstrations; with 16 positions each they say enough about a few hundred channels
+
+
+class Wanted(Protocol):
+    """What of the learner's configuration matters here."""
+
+    @property
+    def run_dir(self) -> Path: ...
+    @property
+    def demos(self) -> Path | None: ...
+    @property
+    def channels(self) -> int: ...
+
+
+def with_projection(blueprint: Blueprint, config: Wanted) -> Blueprint:
+    """The same with fewer channels, where the frozen trunk has more than wanted.
+
+    Fitted once and kept in the run's folder. Raises ConfigError if there is nothing to fit on.
+    """
+    if not blueprint.cameras or blueprint.vision == "trained":
+        return blueprint
+    if not 0 < config.channels < blueprint.frozen_trunk.features[0]:
+        return blueprint
+    path = config.run_dir / "projection.npz"
+    if not path.exists():
+        save_projection(path, _fitted(blueprint, config))
+    return replace(blueprint, projection=load_projection(path))
+
+
+def remembered(run_dir: Path, blueprint: Blueprint, seed: int) -> AbstractContextManager[Encode]:
+    """What replay encodes frames with. Cached features lie in a file, and are there again after a restart."""
+    encode = blueprint.replay_encoder(np.random.default_rng([seed, 1]))
+    if not blueprint.cameras or blueprint.vision != "cached":
+        return contextlib.nullcontext(encode)
+    digest = blueprint.frozen_trunk.digest
+    return RememberedFeatures(run_dir / "features", digest, encode, blueprint.raw_example())
+
+
+def _fitted(blueprint: Blueprint, config: Wanted) -> Projection:
+    trunk = blueprint.frozen_trunk
+    frames = islice(_demonstrated(config.demos or config.run_dir / "demos", blueprint.cameras), FITTED_ON)
+    features = [np.asarray(trunk.spec.apply(trunk.params, frame[None])) for frame in frames]
+    if not features:
+        raise ConfigError(
+            f"the {trunk.features[0]} channels of the trunk {blueprint.trunk} are projected to {config.channels} by "
+            "what demonstrations show, and there are none: record some, or give --channels 0 to keep all"
+        )
+    projection, share = fit_projection(np.concatenate(features), config.channels)
+    print(f"features projected to {config.channels} channels keep {share:.1%} of their variance", flush=True)
+    return projection
+
+
+def _demonstrated(folder: Path, cameras: tuple[str, ...]) -> Iterator[npt.NDArray[np.uint8]]:
+    if not folder.exists():
+        return
+    for record in EpisodeStore(folder).records(as_recorded=True):
+        seen = record.obs if isinstance(record, EpisodeStart) else record.next_obs
+        yield from (seen[name] for name in cameras)

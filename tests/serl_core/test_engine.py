@@ -1,0 +1,159 @@
+"""The learner's compiled call: the same result wherever frames lie, and nothing compiled twice."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from itertools import count
+from typing import Any
+
+import jax
+import numpy as np
+
+from serl_core.agents.sac import SAC, SACConfig
+from serl_core.data.replay import Replay, Where
+from serl_core.data.sampling import Sampling
+from serl_core.engine import Engine, data_parallel
+from serl_core.nets.sight import as_stored, cropped
+from serl_core.types import EpisodeStart, Step
+
+CONFIG = SACConfig(hidden=(8,), batch=16, utd=2)
+EPISODE = 5
+
+
+def observation(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    return {"state": rng.normal(size=3).astype(np.float32), "front": rng.integers(0, 9, (1, 2, 3)).astype(np.uint8)}
+
+
+def encode(obs: Any) -> dict[str, np.ndarray]:
+    """Two views of (channels, positions) features."""
+    return {"state": obs["state"], "front": np.stack([obs["front"][0], obs["front"][0] + 1]).astype(np.float16)}
+
+
+def records(seed: int) -> Iterator[EpisodeStart | Step]:
+    rng = np.random.default_rng(seed)
+    for episode in count():
+        yield EpisodeStart("a", episode, observation(rng))
+        for number in range(EPISODE):
+            ends, action = number == EPISODE - 1, rng.uniform(-1, 1, 2).astype(np.float32)
+            yield Step(
+                "a", episode, number, action, action, np.zeros(7), False, observation(rng), float(ends), 0.0, ends,
+                False, ends, "policy", -1, 0, 0.0,
+            )  # fmt: skip
+
+
+def setup(where: Where = "device", sharding: Any = None, utd: int = 2) -> tuple[Engine, Any, Replay, Iterator[Any]]:
+    source = records(0)
+    example = observation(np.random.default_rng(0))
+    replay = Replay(200, example, 2, encode, views=2, where=where, sharding=sharding)
+    for _, record in zip(range(60), source, strict=False):
+        replay.insert(record)
+    config = replace(CONFIG, utd=utd)
+    agent = SAC(config, {"state": example["state"], "front": np.zeros((2, 3), np.float16)}, 2)
+    engine = Engine(agent, replay, Sampling(0.9, CONFIG.batch, n_step=3), utd, as_stored(), 0, sharding)
+    return engine, jax.device_put(agent.init(jax.random.key(0)), sharding), replay, source
+
+
+def trained(engine: Engine, state: Any, calls: int = 3) -> Any:
+    for call in range(calls):
+        state, metrics = engine.update(state, call)
+    assert bool(metrics["finite"])
+    return jax.tree.map(np.array, state)
+
+
+class Trainer:
+    """An engine, and fresh states for it: what was compiled is shared by the tests."""
+
+    def __init__(self, where: Where) -> None:
+        self.engine, self._state, self.replay, self.source = setup(where)
+        self._state = jax.tree.map(np.array, self._state)
+
+    def fresh(self) -> Any:
+        return jax.tree.map(jax.numpy.array, self._state)
+
+
+@cache
+def trainer(where: Where = "device") -> Trainer:
+    return Trainer(where)
+
+
+def same(a: Any, b: Any) -> bool:
+    return all(map(np.array_equal, jax.tree.leaves(a), jax.tree.leaves(b)))
+
+
+def test_frames_on_the_host_give_the_same_training() -> None:
+    """Bug: prefetched frames belong to other transitions than the rest of their batch."""
+    on_device, on_host = (trained(each.engine, each.fresh()) for each in (Trainer("host"), trainer()))
+    assert same(on_device, on_host)
+
+
+def test_a_critic_only_call_leaves_the_actor_alone() -> None:
+    """Bug: the compiled call moves the actor although it was not asked to."""
+    before = trainer().fresh()
+    after, _ = trainer().engine.update_critic(trainer().fresh(), 0)
+    assert same(before.actor, after.actor) and not same(before.critic, after.critic)
+
+
+def test_the_same_calls_draw_the_same() -> None:
+    """Bug: a resumed run repeats what it drew before, or every call draws the same."""
+    engine = trainer().engine
+    first = trained(engine, trainer().fresh(), calls=2)
+    state, _ = engine.update(trainer().fresh(), 0)
+    assert same(first, engine.update(state, 1)[0])
+    state, _ = engine.update(trainer().fresh(), 0)
+    assert not same(first, engine.update(state, 0)[0])
+
+
+def test_nothing_compiles_after_the_first_calls() -> None:
+    """Bug: a growing replay, a new partition or another number of a call costs seconds of compilation each time."""
+    engine, replay, source = trainer().engine, trainer().replay, trainer().source
+    state, _ = engine.update(trainer().fresh(), 0)
+    state, _ = engine.update_critic(state, 1)
+    traces, shapes = engine.traces, jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
+    for call in range(2, 40):
+        replay.insert(next(source))
+        state, _ = engine.update(state, call) if call % 3 else engine.update_critic(state, call)
+    assert engine.traces == traces == 2
+    assert jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state) == shapes
+
+
+def test_several_devices_give_the_same_training() -> None:
+    """Bug: each device learns from its own share only, or the whole batch on every one of them."""
+    flags = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, __file__], env=flags, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+
+
+def test_random_crops_are_of_the_same_frame() -> None:
+    """Bug: crops mix samples, rows with columns, or obs with next_obs."""
+    frames = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((4, 16, 16, 3), np.uint8)
+    batch = {"obs": {"front": frames, "state": frames[:, 0, 0]}, "next_obs": {"front": frames + 9, "state": 0}}
+    seen = cropped(("front",)).see(None, batch, jax.random.PRNGKey(0))
+    np.testing.assert_array_equal(seen["obs"]["front"], frames)
+    np.testing.assert_array_equal(seen["next_obs"]["front"], frames + 9)
+    ramp = np.broadcast_to(np.arange(16, dtype=np.uint8)[:, None, None], (64, 16, 16, 3))
+    shifted = cropped(("front",)).see(
+        None, {"obs": {"front": ramp}, "next_obs": {"front": ramp}}, jax.random.PRNGKey(1)
+    )
+    middle = np.array(shifted["obs"]["front"])[:, 8, 8, 0].astype(int) - 8
+    assert set(middle) == set(range(-4, 5))
+    assert not np.array_equal(shifted["obs"]["front"], shifted["next_obs"]["front"])
+
+
+def _on_two_devices() -> None:
+    sharding = data_parallel(jax.local_devices())
+    assert sharding is not None and sharding.mesh.size == 2
+    engine, state, _, _ = setup(sharding=sharding)
+    alone, alone_state, _, _ = setup()
+    lowered = engine._whole.lower(True, state, engine._replay.table(), None, engine._key, np.uint32(0))
+    assert "all-reduce" in (lowered.compile().as_text() or ""), "the devices do not share their gradients"
+    for both, one in zip(
+        jax.tree.leaves(trained(engine, state)), jax.tree.leaves(trained(alone, alone_state)), strict=True
+    ):
+        np.testing.assert_allclose(both, one, rtol=1e-3, atol=1e-5)
+
+
+if __name__ == "__main__":
+    _on_two_devices()
