@@ -18,7 +18,7 @@ from serl_core.nets.frames import crops
 from serl_core.nets.trunks import FrozenTrunk
 from serl_core.progress import Progress
 
-AT_ONCE = 64  # pictures in one pass of the trunk: one shape, compiled once
+AT_ONCE = 32  # pictures in one pass of the trunk: one shape, compiled once
 Halves = npt.NDArray[np.float16]
 
 
@@ -36,7 +36,7 @@ class Place:
 class Examples:
     """All frames that have a class.
 
-    ``features`` by camera: (N, views, rows, columns, channels) float16, the first view unshifted; ``labels`` (N,)
+    ``features`` by camera: (N, views, channels, positions) float16, the first view unshifted; ``labels`` (N,)
     int64; ``owner`` (N,) int64, the number of the episode; ``trusted`` (N,) bool, see `Recorded`; ``places`` N.
     """
 
@@ -61,8 +61,8 @@ class FeatureFiles:
         self._trunk, self._cameras, self._views, self._seed = trunk, cameras, views, seed
 
     def features(self, episode: Recorded) -> Halves:
-        """(T, cameras, views, rows, columns, channels) of all its frames, from its file if that is complete."""
-        shape = (len(episode.frames), len(self._cameras), self._views, *self._trunk.spec.features)
+        """(T, cameras, views, channels, positions) of all its frames, from its file if that is complete."""
+        shape = (len(episode.frames), len(self._cameras), self._views, *self._trunk.features)
         path = self._path(episode)
         known = _load(path, shape) if path else None
         if known is not None:
@@ -89,7 +89,7 @@ class FeatureFiles:
         parts = []
         for begin in range(0, len(shifted), AT_ONCE):
             some = np.stack(shifted[begin : begin + AT_ONCE])
-            parts.append(np.asarray(self._trunk(np.resize(some, (AT_ONCE, *FRAME))))[: len(some)])
+            parts.append(self._trunk(np.resize(some, (AT_ONCE, *FRAME)))[: len(some)])
         return np.concatenate(parts)
 
 
