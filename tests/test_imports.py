@@ -24,7 +24,8 @@ LOOPS = {"serl_core.actor", "serl_core.learner", "serl_core.evaluate", "serl_cor
 # Room → rooms it may import from. A room is a module, or a package with all its modules; within it all is free.
 TABLE: dict[str, set[str]] = {
     # the robot's computer
-    "robot_servers.interface": set(),
+    "robot_servers.values": set(),
+    "robot_servers.interface": {"robot_servers.values"},
     "robot_servers.geometry": {"robot_servers.interface"},
     "robot_servers.arms": {"robot_servers.interface", "robot_servers.limits"},
     "robot_servers.wire": {"robot_servers.interface"},
