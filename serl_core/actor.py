@@ -60,6 +60,7 @@ class Config:
     takeover: TakeoverConfig = field(default_factory=TakeoverConfig)  # how a person's device takes over
     console: str = "keys"  # where a person is heard: keys, page, keys+page, or none
     console_keys: str = ""  # other keys, e.g. for a pedal: b=begin,p=stop
+    buttons: str = ""  # what further buttons of the device say: start=success,select=undo (names: serl teleop test)
     who: str = field(default_factory=getpass.getuser)  # the person, kept with their verdicts
     name: str = "actor"  # of this actor: letters, digits, "_", "." and "-"
     env_steps: int = 0  # end after this many steps; 0: until stopped
@@ -224,6 +225,7 @@ def main(config: Config) -> int:
             operator=config.operator,
             console=config.console,
             console_keys=config.console_keys,
+            buttons=config.buttons,
             token_file=config.run_dir / "page.token",
             keys=keys,
         ) as there,

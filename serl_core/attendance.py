@@ -12,11 +12,13 @@ from pathlib import Path
 from robot_servers.interface import RobotError
 from robot_servers.keys import ClientKeys
 from robot_servers.stop import send_stop
+from serl_core.config import ConfigError
 from serl_core.envs.attention import AttentiveClock, Ears
 from serl_core.pairs import AnyTask
 from serl_core.session import Session
 from serl_core.teleop.build import open_device
-from serl_core.teleop.console import Console
+from serl_core.teleop.buttons import SayingButtons
+from serl_core.teleop.console import Console, Event
 from serl_core.teleop.consoles import open_console
 from serl_core.teleop.device import Device
 from serl_core.teleop.terminal import Listener
@@ -41,9 +43,10 @@ def attended_by(
     device: Device | None,
     stop: Callable[[], bool],
     pause: Callable[[float], None] = time.sleep,
+    look: Callable[[], object] = lambda: None,
 ) -> Attendance:
-    """A session at which ``console`` is heard. ``stop`` ends every wait for the person, who is looked at in pauses."""
-    ears = Ears(console, (session.robot, *session.partners), stop, pause)
+    """A session at which ``console`` is heard. ``stop`` ends every wait for the person; others as of `Ears`."""
+    ears = Ears(console, (session.robot, *session.partners), stop, pause, look)
     return Attendance(replace(session, clock=AttentiveClock(session.clock, ears)), ears, device)
 
 
@@ -57,20 +60,23 @@ def attending(
     operator: str = "none",
     console: str = "none",
     console_keys: str = "",
+    buttons: str = "",
     token_file: Path | None = None,
     keys: ClientKeys | None = None,
 ) -> Iterator[Attendance]:
     """Open what ``operator`` and ``console`` name until the end of the block.
 
-    ``operator``: "none", "scripted", or a device as `serl_core.teleop.spec` says; ``console``: as of `open_console`.
-    STOP reaches the robots at ``address`` (LEFT,RIGHT of two arms) past the loop, which may hang. Raises `ConfigError`
-    for what cannot be meant, RobotError for what cannot be used.
+    ``operator``: "none", "scripted", or a device as `serl_core.teleop.spec` says; ``console``: as of `open_console`;
+    ``buttons``: what further buttons of the device say (`parse_buttons`). STOP reaches the robots at ``address``
+    (LEFT,RIGHT of two arms) past the loop, which may hang. Raises `ConfigError` for what cannot be meant, RobotError
+    for what cannot be used.
     """
     states = [robot.state for robot in (session.robot, *session.partners)]
     listeners: list[Listener] = []  # of the one terminal that device and console share
     shared = listeners if "keys" in console.split("+") else None
+    saying = parse_buttons(buttons)
     with contextlib.ExitStack() as stack:
-        device = None
+        device: Device | None = None
         if operator not in WITHOUT_DEVICE:
             device = stack.enter_context(open_device(operator, len(task.arms), states, shared))
             if session.robot.metadata.clock == "lockstep":
@@ -84,7 +90,25 @@ def attending(
                 listeners=listeners,
             )
         )
-        yield attended_by(session, heard, device, stop)
+        if device is None or not saying:
+            yield attended_by(session, heard, device, stop)
+            return
+        device = SayingButtons(device, saying, heard.say, lambda reading: reading.pressed)
+        yield attended_by(session, heard, device, stop, look=device.read)
+
+
+def parse_buttons(text: str) -> dict[str, Event]:
+    """Which button says what, from "start=success,select=undo"; names as ``serl teleop test`` shows them.
+
+    Raises `ConfigError` naming what is wrong.
+    """
+    found: dict[str, Event] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, separator, event = part.rpartition("=")
+        if not separator or not name or event not in set(Event):
+            raise ConfigError(f'button "{part}": write BUTTON=EVENT, with an event of {", ".join(Event)}')
+        found[name] = Event(event)
+    return found
 
 
 def stop_all(address: str, reason: str, keys: ClientKeys | None = None) -> None:

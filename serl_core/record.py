@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from robot_servers.keys import ClientKeys, load_client_keys
-from serl_core.attendance import Attendance, attending
+from serl_core.attendance import Attendance, attending, parse_buttons
 from serl_core.config import ConfigError, Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.envs.attention import by_hand
@@ -34,6 +34,7 @@ from serl_core.recording.watch import WatchConfig
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import Session, connected, episode_meta, make_env
 from serl_core.tasks import load_task
+from serl_core.teleop.console import Event
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import DEMONSTRATOR, EpisodeStart, Obs, Record, Step
 
@@ -59,6 +60,7 @@ class Config:
     seed: int = 0  # of scenes and operator
     console: str = "keys"  # where a person is heard: keys, or keys+page for a browser too
     console_keys: str = ""  # other keys, e.g. for a pedal: b=begin,p=stop
+    buttons: str = ""  # what further buttons of the device say: start=success,select=undo (names: serl teleop test)
     who: str = field(default_factory=getpass.getuser)  # the person, kept with their verdicts
     takeover: TakeoverConfig = field(default_factory=TakeoverConfig)  # how a person's device leads
     watch: WatchConfig = field(default_factory=WatchConfig)  # when a person is warned
@@ -168,6 +170,7 @@ def _person(
         operator=config.operator,
         console=config.console,
         console_keys=config.console_keys,
+        buttons=config.buttons,
         token_file=config.out / "page.token",
         keys=keys,
     )
@@ -175,8 +178,12 @@ def _person(
 
 def check(config: Config) -> None:
     """Raises `ConfigError` for what cannot be meant, before a robot is asked for."""
-    if config.operator != "scripted" and "keys" not in config.console.split("+"):
-        raise ConfigError(f'--console "{config.console}": only keys can say that the arm may move; write keys+page')
+    by_button = Event.BEGIN in parse_buttons(config.buttons).values()
+    if config.operator != "scripted" and "keys" not in config.console.split("+") and not by_button:
+        raise ConfigError(
+            f'--console "{config.console}": only keys, or a button of the device, can say that the arm may move; '
+            "write keys+page, or name the button: --buttons start=begin"
+        )
     if config.episodes < 0 or config.max_steps < 0:
         raise ConfigError("--episodes and --max-steps must not be negative")
 

@@ -36,6 +36,7 @@ class Ears:
 
     ``held``: the arm waits for BEGIN. ``leaving``: QUIT was said. ``running``: an episode is; set by `Attended`.
     ``status``: the figures that the console shows, by name; anyone may change them. ``stop`` ends every wait.
+    ``look`` is called before the console is asked: buttons that say things are on a device that has to be read.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Ears:
         robots: Sequence[Robot],
         stop: Callable[[], bool] = lambda: False,
         pause: Callable[[float], None] = time.sleep,
+        look: Callable[[], object] = lambda: None,
     ) -> None:
         self.held = False
         self.leaving = False
@@ -55,12 +57,14 @@ class Ears:
         self._robots = tuple(robots)
         self._stop = stop
         self._pause = pause
+        self._look = look
         self._begun = False  # BEGIN was said since the wait for it began
         self._unjudged = False  # END was said, its verdict was not
         self._verdicts: list[Said] = []
 
     def hear(self) -> None:
         """Take in what was said since the last call, and show the figures. Never raises because a robot is gone."""
+        self._look()
         for said in self._console.poll():
             self._act(said)
             for listener in self.listeners:

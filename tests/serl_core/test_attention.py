@@ -11,12 +11,15 @@ from env_parts import REACH, Arm, Hand, push
 from person_parts import Script, in_order
 
 from robot_servers.interface import RobotError
+from serl_core.attendance import parse_buttons
+from serl_core.config import ConfigError
 from serl_core.envs.attention import RESET, Attended, AttentiveClock, Ears, attended, by_hand
 from serl_core.envs.build import build_env
 from serl_core.envs.rewards import PersonJudge
 from serl_core.rollout import Decision, Identity, rollout
+from serl_core.teleop.buttons import SayingButtons
 from serl_core.teleop.console import Event, Said
-from serl_core.teleop.device import Device
+from serl_core.teleop.device import Device, Reading
 from serl_core.types import EpisodeStart, Record, Step
 
 STAY = np.zeros(4, np.float32)
@@ -194,6 +197,21 @@ def test_waiting_for_a_hand_one_can_leave() -> None:
     """Guards against a recorder that can only be killed, and against an episode of one step at its end."""
     script = Script(lambda status: [Q] if "hand" in str(status.get("waits for")) else [])
     assert Place(script, [push()] * 99).episodes() == []
+
+
+def test_a_button_of_the_device_is_heard_while_the_arm_waits() -> None:
+    """Guards a person with both hands at the device: BEGIN is a press of it, when no step reads it."""
+    pressed = [(), (), ("start",), ()]
+    hand = Hand([Reading(np.zeros(6), pressed=names) for names in pressed])
+    queue: list[Event] = []
+    device = SayingButtons(
+        hand, parse_buttons("start=begin"), lambda event, _: queue.append(event), lambda reading: reading.pressed
+    )
+    console = Script(lambda status: [queue.pop()] if queue else [])
+    ears = Ears(console, (Arm().robot,), lambda: len(console.shown) > 50, lambda seconds: None, device.read)
+    assert list(attended([7], ears, begin=True)) == [7] and console.heard == [B]
+    with pytest.raises(ConfigError, match="BUTTON=EVENT"):
+        parse_buttons("start=begin,select=dance")
 
 
 def test_a_robot_that_does_not_answer_does_not_keep_the_other_from_stopping() -> None:

@@ -72,8 +72,9 @@ def test_without_a_ground_truth_the_script_cannot_tell(session: Session, tmp_pat
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"operator": "spacemouse", "console": "page"}, "keys can say"),
-        ({"operator": "none", "console": "none"}, "keys can say"),
+        ({"operator": "spacemouse", "console": "page"}, "only keys, or a button"),
+        ({"operator": "none", "console": "none"}, "only keys, or a button"),
+        ({"operator": "gamepad", "buttons": "start=go"}, "write BUTTON=EVENT"),
         ({"episodes": -1}, "episodes"),
     ],
 )
