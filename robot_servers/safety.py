@@ -14,6 +14,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from robot_servers.alarms import PRESSING, joint_alarms, place_alarms, press_alarms
 from robot_servers.geometry import quat_angle, quat_normalise
 from robot_servers.interface import (
     Applied,
@@ -36,7 +37,6 @@ from robot_servers.limits import (
     bend_position,
     check_limits,
     joint_pace,
-    norm,
     outside,
     parse,
     rest_target,
@@ -49,7 +49,6 @@ CLOCK_TOLERANCE = 1e-6  # s; a state cannot be newer than the newest state
 SOFT_START = 1.0  # s of slower motion and rising stiffness after connect, a stop, a fault and guiding
 SOFT_PACE = 0.2  # of the limits' speeds and accelerations meanwhile
 SOFT_STIFFNESS = 0.1  # of the compliance's stiffness when it begins
-PRESSING = frozenset({"force", "torque"})
 NO_COMMANDS: tuple[Mode, ...] = ("resetting", "guiding", "user-stopped", "fault", "stopped")
 DOWN: tuple[Mode, ...] = ("user-stopped", "fault", "stopped")  # ended only by a person's `recover`
 
@@ -83,9 +82,7 @@ class Guard:
         self.mode: Mode = "idle"
         self.reason = ""
         self.waiting_for = ""
-        self.commands = 0
-        self.refused = 0
-        self.bent = 0
+        self.commands = self.refused = self.bent = 0
         self.stops = 0  # how often STOP was called, so that none is lost while the arm recovers
         self._joints = joints
         self._slew = Slew(1.0 / cycle_hz)
@@ -328,33 +325,11 @@ class Guard:
         return target, moved + turned + jointed
 
     def _find_alarms(self, state: RobotState) -> dict[str, str]:
-        """What is wrong now: name → text. Force and torque last until they have sunk below `RELEASE`."""
+        """What is wrong now: name → text. A reset that has just begun may let go of what the arm pressed on."""
         resetting = self.mode == "resetting"
-        limits = self.own if resetting else self.limits
         letting_go = resetting and state.time - self._reset_since < LET_GO
-        found = {}
-        for name, vector, bound, unit in (
-            ("force", state.force, limits.force, "N"),
-            ("torque", state.torque, limits.torque, "Nm"),
-        ):
-            size = norm(vector)
-            if size > bound * (RELEASE if name in self._alarms else 1.0) and not letting_go:
-                found[name] = f"{name} {size:.1f} {unit} at the TCP (limit {bound:g} {unit})"
-        for bend in outside(state.pose, self.own, margin=True):
-            found[bend.limit] = f"pushed beyond the margin: {bend.limit} is {bend.value:.3f} (bound {bend.bound:.3f})"
-        return found | self._joint_alarms(state)
-
-    def _joint_alarms(self, state: RobotState) -> dict[str, str]:
-        joints, q, dq = self._joints, state.q, np.abs(state.dq)
-        if not ((q < joints.low) | (q > joints.high) | (dq > joints.speed)).any():
-            return {}
-        found = {}
-        for index, (value, rate) in enumerate(zip(q.tolist(), dq.tolist(), strict=True)):
-            if not joints.low[index] <= value <= joints.high[index]:
-                found[f"joint {index + 1}"] = f"joint {index + 1} is at {value:.2f} rad, out of its range"
-            if rate > joints.speed[index]:
-                found[f"joint {index + 1} speed"] = f"joint {index + 1} turns at {rate:.1f} rad/s, too fast"
-        return found
+        pressing = {} if letting_go else press_alarms(state, self.own if resetting else self.limits, self._alarms)
+        return pressing | place_alarms(state, self.own) | joint_alarms(state, self._joints)
 
     def _refuse(self, reason: str) -> NoReturn:
         self.refused += 1
