@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from robot_servers.drivers.fake import JOINTS, LIMITS
-from robot_servers.interface import Array, Driver, Limits, RobotState
+from robot_servers.guarded import GuardedRobot
+from robot_servers.interface import Applied, Array, Command, Driver, Limits, ResetStep, RobotState
 from robot_servers.safety import Guard
 
 CENTRE = np.array([0.5, 0.0, 0.3, 1.0, 0.0, 0.0, 0.0])
@@ -50,3 +51,21 @@ def recorded(driver: Driver) -> TargetsSeen:
 
     driver.track = record  # type: ignore[method-assign]
     return seen
+
+
+def go(robot: GuardedRobot, dx: float = 0.05, gripper: float | None = None) -> Applied:
+    """Command a target ``dx`` m farther along x."""
+    state = robot.state()
+    pose = state.pose.copy()
+    pose[0] += dx
+    return robot.command(Command(pose, gripper, state.time))
+
+
+def finish(robot: GuardedRobot, plan: tuple[ResetStep, ...], seconds: float = 30.0) -> float:
+    """Run a plan to its end; the simulated time it took."""
+    robot.reset(plan)
+    begun = robot.state().time
+    while robot.status().mode == "resetting":
+        robot.advance(0.05)
+        assert robot.state().time - begun < seconds
+    return robot.state().time - begun
