@@ -91,7 +91,7 @@ class ActorLink:
         self._check()
         seq = self._spool.append(*wire.pack_parts(record_to_tree(record)))
         if self._courier:
-            self._courier.wake()
+            self._courier.spooled()
         return seq
 
     def weights(self) -> Weights | None:
@@ -137,6 +137,8 @@ class ActorLink:
         self._spool.close()
 
     def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
+        if self._courier:
+            self._courier.hurry()
         with self._view.changed:
             reached = self._view.changed.wait_for(lambda: bool(self._view.fault) or done(), timeout)
         self._check()

@@ -20,6 +20,8 @@ from serl_core.link.spool import Spool
 
 log = logging.getLogger(__name__)
 
+FLOWING = 1.0  # s since the last record within which the next one is expected
+
 
 @dataclass
 class View:
@@ -68,13 +70,23 @@ class Courier:
         self._mean_bytes = 1.0
         self._next_beat = 0.0
         self._next_run = 0.0
+        self._sent_at = -FLOWING
+        self._dozing = True
         self._renew_at = 0.0
         self._patience = away_after
 
     def start(self) -> None:
         self._thread.start()
 
-    def wake(self) -> None:
+    def spooled(self) -> None:
+        """A record is there. While they flow, it is seen within `protocol.GATHER` without more ado: a control loop that
+        woke this thread would share the interpreter with it just then, and wait for it where the machine is busy."""
+        if self._dozing and self._known:
+            self._waker.wake()
+
+    def hurry(self) -> None:
+        """Somebody waits for what the learner says to what was spooled."""
+        self._next_run = 0.0
         self._waker.wake()
 
     def stop(self) -> None:
@@ -110,16 +122,12 @@ class Courier:
 
     def _listen(self) -> None:
         """Wait for the learner, or for records; these gather for a moment if some were sent just now."""
-        gathering = self._known and self._next_run - time.monotonic()
+        pause = self._pause(time.monotonic())
         poller = zmq.Poller()
         poller.register(self._socket, zmq.POLLIN)
-        if gathering > 0:
-            poller.poll(math.ceil(gathering * 1000))
-        elif self._known and self._room():
-            poller.poll(0)
-        else:
-            poller.register(self._waker.fileno(), zmq.POLLIN)
-            poller.poll(math.ceil(protocol.BEAT / 2 * 1000))
+        poller.register(self._waker.fileno(), zmq.POLLIN)
+        poller.poll(math.ceil(pause * 1000))
+        self._dozing = False
         self._waker.drain()
         while self._socket.poll(0):
             frames = [frame.buffer for frame in self._socket.recv_multipart(copy=False)]
@@ -127,6 +135,13 @@ class Courier:
                 self._handle(bytes(frames[0]), frames[1:])
             except wire.WireError as error:
                 log.error("link to %s: malformed message left out: %s", self._address, error)
+
+    def _pause(self, now: float) -> float:
+        """How long there is nothing to do but to listen, s."""
+        if self._known and now - self._sent_at < FLOWING:
+            return max(0.0, self._next_run - now) if self._room() else protocol.GATHER
+        self._dozing = True  # from now on whoever spools wakes us; what came just before is seen here
+        return 0.0 if self._known and self._room() else protocol.BEAT / 2
 
     # ── what the learner says ────────────────────────────────────────────────────────────────────
 
@@ -220,7 +235,8 @@ class Courier:
             self._socket.send_multipart([*head, run.data], copy=False)
             self._cursor += run.count
             self._mean_bytes += 0.5 * (len(run.data) / run.count - self._mean_bytes)
-            self._next_run = now + protocol.GATHER * min(1.0, run.count / protocol.MANY)
+            self._next_run = now + protocol.GATHER
+            self._sent_at = now
 
     def _hello(self) -> None:
         self._socket.send_multipart(

@@ -46,8 +46,7 @@ MAX_WEIGHTS = 1 << 30  # bytes
 MAX_DATA = wire.MAX_BYTES + 1024  # bytes: one record of the largest size, with its head
 RUN_RECORDS, RUN_BYTES = 64, 4 << 20  # of one data message, unless a single record is larger
 _LARGE = (32 << 20) - (64 << 10)  # bytes: a little below glibc's bound; never touched, so it costs nothing
-GATHER = 0.005  # s; more often than this neither many records nor acknowledgements are sent: it costs both processes
-MANY = 8  # records; fewer wait for a shorter time, a single one for less than a millisecond
+GATHER = 0.005  # s; more often than this neither records nor acknowledgements are sent: it costs both processes
 
 
 class LinkError(Exception):

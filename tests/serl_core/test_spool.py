@@ -5,11 +5,11 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from serl_core.link.protocol import LinkError
-from serl_core.link.segment import entries
+from serl_core.link.segment import OLDER, entries
 from serl_core.link.spool import Spool
 
 
@@ -112,6 +112,7 @@ def test_damaged_files_never_crash_nor_invent(tmp_path: Path, data: bytes, place
     path = root / "00000001.spool"
     whole = bytearray(path.read_bytes())
     whole[place : place + len(data)] = data
+    assume(not whole.startswith(OLDER))  # refused, and kept: there is a test of its own
     path.write_bytes(whole)
     damaged = opened(root, "next")
     assert all(payload in payloads for _, _, payload in contents(damaged))
