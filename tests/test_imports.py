@@ -146,7 +146,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.agents": {"serl_core.nets", "serl_core.types"},
     "serl_core.judging": {
         *("serl_core.types", *CONFIG, "serl_core.data", "serl_core.nets", "serl_core.agents", "serl_core.envs"),
-        "serl_core.progress",
+        *("serl_core.progress", "serl_core.metrics"),
     },
     "serl_core.limiter": set(),
     "serl_core.syncing": set(),
