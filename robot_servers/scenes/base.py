@@ -67,6 +67,23 @@ def franka_on_table() -> mujoco.MjSpec:
     return spec
 
 
+def add_block(spec: mujoco.MjSpec, name: str, half: tuple[float, float, float], x: float, mass: float) -> None:
+    """A free red block on the table: ``half`` its half sizes m, ``x`` m, ``mass`` kg; body and joint have its name."""
+    body = spec.worldbody.add_body(name=name, pos=[x, 0, half[2]])
+    body.add_freejoint(name=name)
+    body.add_geom(
+        name=name,
+        type=mujoco.mjtGeom.mjGEOM_BOX,
+        size=half,
+        mass=mass,
+        rgba=[0.86, 0.12, 0.1, 1],
+        friction=[0.8, 0.02, 0.0002],
+        condim=4,
+        **OBJECT_BITS,
+        **LIVE_SOLVER,
+    )
+
+
 def pose_of(position: Array, quat_wxyz: Array) -> Array:
     """Pose (7,) scalar-last from MuJoCo's position (3,) and scalar-first quaternion (4,)."""
     return np.array([*position, *quat_wxyz[1:], quat_wxyz[0]])

@@ -13,10 +13,9 @@ import numpy as np
 from robot_servers.interface import Limits
 from robot_servers.scenes.base import (
     FRANKA,
-    LIVE_SOLVER,
-    OBJECT_BITS,
     Mount,
     Scene,
+    add_block,
     franka_on_table,
     pose_of,
     set_free_pose,
@@ -56,19 +55,7 @@ def _build() -> mujoco.MjModel:
     _add_right_arm(spec)
     front = spec.camera("front")  # from the side: the usual place is taken by the other arm
     front.pos, front.alt.xyaxes = [0.5, -0.95, 0.48], [1, 0, 0, 0, 0.3, 0.954]
-    bar = spec.worldbody.add_body(name="bar", pos=[0.46, 0, BAR[2]])
-    bar.add_freejoint(name="bar")
-    bar.add_geom(
-        name="bar",
-        type=mujoco.mjtGeom.mjGEOM_BOX,
-        size=BAR,
-        mass=MASS,
-        rgba=[0.86, 0.12, 0.1, 1],
-        friction=[0.8, 0.02, 0.0002],
-        condim=4,
-        **OBJECT_BITS,
-        **LIVE_SOLVER,
-    )
+    add_block(spec, "bar", BAR, 0.46, MASS)
     return spec.compile()
 
 

@@ -11,7 +11,7 @@ import mujoco
 import numpy as np
 
 from robot_servers.interface import Limits
-from robot_servers.scenes.base import LIVE_SOLVER, OBJECT_BITS, Scene, franka_on_table, pose_of, set_free_pose
+from robot_servers.scenes.base import Scene, add_block, franka_on_table, pose_of, set_free_pose
 
 HOME_Q = (0.0, 0.04589847818485129, 0.0, -2.37628989240732, 0.0, 2.4221883705921714, np.pi / 4)  # TCP (0.5, 0, 0.2)
 LIMITS = Limits((0.3, -0.25, 0.012), (0.7, 0.25, 0.5), tilt=0.6, step=0.1, turn=0.5, speed=1.0, acceleration=13.0)
@@ -25,19 +25,7 @@ HELD = 0.03  # m between TCP and cube: between the fingers, not thrown or pushed
 
 def _build() -> mujoco.MjModel:
     spec = franka_on_table()
-    cube = spec.worldbody.add_body(name="cube", pos=[0.5, 0, HALF])
-    cube.add_freejoint(name="cube")
-    cube.add_geom(
-        name="cube",
-        type=mujoco.mjtGeom.mjGEOM_BOX,
-        size=[HALF] * 3,
-        mass=MASS,
-        rgba=[0.86, 0.12, 0.1, 1],
-        friction=[0.8, 0.02, 0.0002],
-        condim=4,
-        **OBJECT_BITS,
-        **LIVE_SOLVER,
-    )
+    add_block(spec, "cube", (HALF, HALF, HALF), 0.5, MASS)
     return spec.compile()
 
 
