@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import numpy as np
+from served import served
 
 from robot_servers import server as server_module
 from robot_servers.drivers.fake import HOME, FakeDriver
 from robot_servers.guarded import GuardedRobot
-from robot_servers.server import Server
 
-LOOPBACK = "tcp://127.0.0.1:*"
 HZ = 50.0  # cycles per s: half as many calls as by default
 SILENCE = 1.0  # s, as in real time
 START = np.array(HOME)
@@ -49,19 +47,6 @@ class Broken:
 
 
 @contextlib.contextmanager
-def serving(robot: Any, silence: float = SILENCE) -> Iterator[str]:
-    """Serve a connected robot in a thread; yields its address."""
-    with Server(robot, LOOPBACK, silence=silence) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.address
-        finally:
-            server.stop()
-            thread.join()
-
-
-@contextlib.contextmanager
 def broken(what: Broken) -> Iterator[str]:
     """Serve an arm that is broken like this; yields its address."""
     driver = what.driver()
@@ -72,7 +57,7 @@ def broken(what: Broken) -> Iterator[str]:
         with contextlib.ExitStack() as stack:
             for name, value in what.names().items():
                 stack.enter_context(mock.patch.object(server_module, name, value))
-            yield stack.enter_context(serving(Replaced(robot, calls)))
+            yield stack.enter_context(served(Replaced(robot, calls), silence=SILENCE)).address
     finally:
         robot.close()
 

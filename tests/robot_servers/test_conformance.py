@@ -8,8 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import pytest
-from broken_parts import LOOPBACK, Broken, broken, serving
+from broken_parts import SILENCE, Broken, broken
 from broken_servers import BROKEN
+from served import LOOPBACK, served_at
 
 from robot_servers.conformance import measurement, owners, protocol
 from robot_servers.conformance.__main__ import main
@@ -68,7 +69,7 @@ def test_our_servers_conform(name: str) -> None:
     robot = GuardedRobot(ROBOTS[name].make())
     robot.connect()
     try:
-        with serving(robot) as address, Bench(address) as bench:
+        with served_at(robot, silence=SILENCE) as address, Bench(address) as bench:
             results = run(bench, [check for check in CHECKS if check.name in ROBOTS[name].checks])
             farthest = bench.farthest
     finally:
@@ -134,7 +135,7 @@ def test_a_real_arm_needs_a_persons_yes(capsys: pytest.CaptureFixture[str], monk
     robot = GuardedRobot(FakeDriver(clock="realtime"))
     robot.connect()
     try:
-        with serving(robot) as address:
+        with served_at(robot, silence=SILENCE) as address:
             for answer in ("", "no\n"):
                 monkeypatch.setattr("sys.stdin", io.StringIO(answer))
                 assert main([address]) == 2

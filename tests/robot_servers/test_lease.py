@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from served import served_at
 
 from robot_servers import wire
 from robot_servers.answering import answer_request
@@ -23,37 +23,16 @@ from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import Applied, Command, CommandRefused, Compliance, MoveTo, NotOwner, SetCompliance
 from robot_servers.lease import Client, Lease
-from robot_servers.server import Server, robot_calls
+from robot_servers.server import robot_calls
 
-LOOPBACK = "tcp://127.0.0.1:*"
 NARROW = replace(LIMITS, step=0.02)
 PLAN = (MoveTo(HOME),)
 SOFT = Compliance(translational_stiffness=500.0)
 
 
-@contextlib.contextmanager
-def serving(robot: GuardedRobot, address: str = LOOPBACK, silence: float | None = None) -> Iterator[str]:
-    with Server(robot, address, silence=silence) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield server.address
-        finally:
-            server.stop()
-            thread.join()
-
-
 @pytest.fixture
 def driver() -> FakeDriver:
     return FakeDriver()
-
-
-@pytest.fixture
-def robot(driver: FakeDriver) -> Iterator[GuardedRobot]:
-    robot = GuardedRobot(driver)
-    robot.connect()
-    yield robot
-    robot.close()
 
 
 def push(client: RobotClient) -> Applied:
@@ -152,7 +131,7 @@ def test_two_programs_at_once(robot: GuardedRobot) -> None:
                     accepted[name] = accepted.get(name, 0) + 1
             barrier.wait()
 
-    with serving(robot) as address:
+    with served_at(robot) as address:
         threads = [threading.Thread(target=fight, args=(name, address)) for name in "ab"]
         for thread in threads:
             thread.start()
@@ -163,7 +142,7 @@ def test_two_programs_at_once(robot: GuardedRobot) -> None:
 
 def test_a_refusal_says_who_and_how_long(robot: GuardedRobot) -> None:
     """Guards against a person who looks for the other program on every machine of the lab."""
-    with serving(robot) as address, RobotClient(address) as owner, RobotClient(address) as other:
+    with served_at(robot) as address, RobotClient(address) as owner, RobotClient(address) as other:
         push(owner)
         with pytest.raises(CommandRefused, match=r"in the hands of .+:\d+, whose lease runs for another (30|29)\.\d s"):
             push(other)
@@ -171,7 +150,7 @@ def test_a_refusal_says_who_and_how_long(robot: GuardedRobot) -> None:
 
 def test_everyone_may_look_and_hold(robot: GuardedRobot) -> None:
     """Guards against a viewer that takes the robot away, and an owner that drives on after it was stopped."""
-    with serving(robot) as address, RobotClient(address) as owner, RobotClient(address) as viewer:
+    with served_at(robot) as address, RobotClient(address) as owner, RobotClient(address) as viewer:
         push(owner)
         assert viewer.state().pose.shape == (7,) and viewer.frames() == {} and viewer.metadata.limits == LIMITS
         viewer.hold("a person says so")
@@ -190,7 +169,7 @@ def test_everyone_may_look_and_hold(robot: GuardedRobot) -> None:
 
 def test_closing_gives_it_back(robot: GuardedRobot) -> None:
     """Guards against a wait between two programs that run one after the other."""
-    with serving(robot) as address, RobotClient(address) as second:
+    with served_at(robot) as address, RobotClient(address) as second:
         for _ in range(3):
             with RobotClient(address) as first:
                 push(first)
@@ -199,7 +178,7 @@ def test_closing_gives_it_back(robot: GuardedRobot) -> None:
 
 def test_a_reset_ends_with_its_owner(robot: GuardedRobot) -> None:
     """Guards against an arm that drives on for a program that is gone, and a robot nobody can reset any more."""
-    with serving(robot) as address:
+    with served_at(robot) as address:
         with RobotClient(address) as first:
             first.reset((SetCompliance(SOFT), MoveTo((0.7, 0.3, 0.1, *HOME[3:]))))
             first.advance(0.5)
@@ -214,7 +193,7 @@ def test_a_reset_ends_with_its_owner(robot: GuardedRobot) -> None:
 
 def test_compliance_ends_with_its_owner(robot: GuardedRobot, driver: FakeDriver) -> None:
     """Guards against a task that runs with the stiffness of the one before."""
-    with serving(robot) as address:
+    with served_at(robot) as address:
         with RobotClient(address) as first:
             first.reset((SetCompliance(SOFT),))
             first.advance(1.5)  # past the soft start
@@ -243,7 +222,7 @@ def test_a_killed_owner_blocks_nobody() -> None:
     """Guards against a robot that stays with a dead program, and against an arm that goes on moving for it."""
     robot = GuardedRobot(FakeDriver(clock="realtime"))
     robot.connect()
-    with serving(robot) as address, RobotClient(address) as second:
+    with served_at(robot) as address, RobotClient(address) as second:
         with subprocess.Popen([sys.executable, "-c", OWNER, address], stdout=subprocess.PIPE) as owner:
             assert owner.stdout is not None and owner.stdout.readline()
             with pytest.raises(NotOwner):
@@ -260,7 +239,7 @@ def test_a_killed_owner_blocks_nobody() -> None:
 
 def test_limits_bind_their_owner_and_nobody_else(robot: GuardedRobot) -> None:
     """Guards a task's limits at the robot, and the next task against those of the one before."""
-    with serving(robot) as address:
+    with served_at(robot) as address:
         with RobotClient(address) as client:
             client.tighten(NARROW)
             assert [bend.limit for bend in push(client).bends] == ["step"]
@@ -272,7 +251,7 @@ def test_limits_bind_their_owner_and_nobody_else(robot: GuardedRobot) -> None:
 
 def test_limits_come_back_with_the_lease(robot: GuardedRobot) -> None:
     """Guards against commands without the task's limits after a pause in which somebody else drove."""
-    with serving(robot, silence=0.05) as address, RobotClient(address) as task:
+    with served_at(robot, silence=0.05) as address, RobotClient(address) as task:
         task.tighten(NARROW)
         with RobotClient(address) as other:
             wait_until_free(other)
@@ -285,10 +264,10 @@ def test_limits_come_back_after_a_restart_of_the_server() -> None:
     first, second = GuardedRobot(FakeDriver()), GuardedRobot(FakeDriver())
     first.connect()
     second.connect()
-    with serving(first) as address:
+    with served_at(first) as address:
         task = RobotClient(address)
         task.tighten(NARROW)
-    with serving(second, address):
+    with served_at(second, address):
         assert [bend.limit for bend in push(task).bends] == ["step"]
         task.close()
 
@@ -306,7 +285,7 @@ def test_limits_come_back_after_a_restart_of_the_server() -> None:
 )
 def test_looser_limits_are_refused_with_their_name(robot: GuardedRobot, change: dict[str, Any], field: str) -> None:
     """Guards against a task that loosens the robot's limits, or that drives on without its own."""
-    with serving(robot) as address, RobotClient(address) as task, RobotClient(address) as other:
+    with served_at(robot) as address, RobotClient(address) as task, RobotClient(address) as other:
         with pytest.raises(CommandRefused, match=field):
             task.tighten(replace(LIMITS, **change))
         push(other)  # the lease was not given
