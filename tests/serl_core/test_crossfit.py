@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+from classifier_parts import QUICK
+
+from serl_core.agents.classifier import Head, fit, frame_logits, log_loss, logits
+from serl_core.config import ConfigError
+from serl_core.envs.scored import Belief
+from serl_core.judging.crossfit import Training, by_episode, deal, train
+from serl_core.judging.encoded import Examples, Place
+
+HEAD = Head(QUICK, ("front",), 2)
+
+
+def examples(episodes: int = 8, each: int = 12) -> Examples:
+    """Episodes whose last three frames are a success, which one channel shows; those of odd number have none."""
+    owner = np.repeat(np.arange(episodes), each)
+    labels = ((np.arange(episodes * each) % each >= each - 3) & (owner % 2 == 0)).astype(np.int64)
+    features = np.random.default_rng(0).normal(0, 0.3, (len(owner), 2, 3, 4))
+    features[..., 0, :] += 4.0 * labels[:, None, None]
+    places = tuple(Place(None, "a", int(e), n) for n, e in enumerate(owner))  # type: ignore[arg-type]
+    return Examples({"front": features.astype(np.float16)}, labels, owner, np.zeros(len(owner), bool), places)
+
+
+def test_no_episode_is_split_and_each_fold_shows_each_class():
+    """Guards the split: neighbouring frames on both sides make a useless classifier look perfect."""
+    some = examples()
+    folds = deal(some, ("other", "success"), 4, np.random.default_rng(0))
+    for episode in range(8):
+        assert len(set(folds[some.owner == episode])) == 1
+    assert all(some.labels[folds == fold].any() for fold in range(4)) and set(folds) == {0, 1, 2, 3}
+    with pytest.raises(ConfigError, match="one episode only"):
+        deal(examples(2), ("other", "success"), 4, np.random.default_rng(0))
+
+
+def test_wrong_labels_are_found_but_never_against_a_person():
+    """Guards training on noisy labels, and a person's correction against being taken for noise."""
+    some = examples(24, 24)
+    some.labels[[3, 40, 100, 200]] = 1
+    some.trusted[200] = True
+    config = Training(folds=3, network=QUICK, emphasis=1)
+    found = train(some, ("other", "success"), "success", config)
+    assert set(np.flatnonzero(found.suspected)) >= {3, 40, 100} and not found.suspected[200]
+    assert found.suspected.sum() <= 8 and found.report["held_out"]["average_precision"] > 0.9
+    kept = train(some, ("other", "success"), "success", Training(folds=2, network=QUICK, suspects="keep"))
+    assert not kept.suspected.any()
+
+
+def test_training_ends_early_and_keeps_the_best():
+    """Guards against the last parameters of an overfitted head: labels here are noise, there is nothing to learn."""
+    some, labels = examples(), np.random.default_rng(0).integers(0, 2, 96)
+    frames = np.arange(96)
+    head = Head(QUICK.__class__(**{**vars(QUICK), "patience": 2, "updates": 2000}), ("front",), 2)
+    found = fit(head, some.features, labels, frames[:64], frames[64:], seed=0)
+    assert found.updates < 2000 and np.argmin(found.held_out) == len(found.held_out) - 3
+    values = logits(head, found.params, some.features, frames[64:])
+    assert log_loss(values, labels[64:]) < found.held_out[-1] + 0.05
+
+
+def test_one_frame_scores_as_in_a_batch():
+    """Guards the judge against other numbers than those that the threshold was chosen by."""
+    some = examples()
+    found = fit(HEAD, some.features, some.labels, np.arange(96), np.arange(96), seed=0)
+    batch = logits(HEAD, found.params, some.features, np.arange(5))
+    alone = frame_logits(HEAD, [found.params], {"front": some.features["front"][4, 0]})
+    np.testing.assert_allclose(alone, batch[4], atol=0.05)  # of a batch the products are bfloat16
+    with pytest.raises(ValueError, match="1 of 2 classes"):
+        fit(HEAD, some.features, some.labels, np.flatnonzero(some.labels == 0), np.arange(9), seed=0)
+
+
+def test_episodes_are_counted_as_the_judge_would_see_them():
+    """Guards the figure that matters: false successes of whole episodes after confirmation."""
+    scores = np.array([0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9])
+    truth = np.array([False, False, False, False, False, True, False, True, True])
+    owner = np.array([0, 0, 1, 1, 2, 2, 3, 3, 3])
+    found = by_episode(scores, truth, owner, Belief(0.5, 2, 2))
+    assert (found["failed_episodes"], found["false_successes"]) == (2, 1)
+    assert (found["good_episodes"], found["confirmed"], found["early"]) == (2, 2, 1)
