@@ -22,7 +22,7 @@ import optax
 from serl_core.nets.encoders import Params, SpatialEmbedding
 from serl_core.nets.heads import MLP
 
-Features = Mapping[str, npt.NDArray[np.float16]]  # by camera: (N, views, rows, columns, channels), first view unshifted
+Features = Mapping[str, npt.NDArray[np.float16]]  # by camera: (N, views, channels, positions), first view unshifted
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
@@ -44,7 +44,7 @@ class ClassifierConfig:
 
 
 class Head(nn.Module):
-    """Features by camera, each (B, rows, columns, channels) → logits (B, classes)."""
+    """Features by camera, each (B, channels, positions) → logits (B, classes)."""
 
     config: ClassifierConfig
     cameras: tuple[str, ...]

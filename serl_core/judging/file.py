@@ -54,7 +54,7 @@ class Classifier:
         return Head(self.network, self.cameras, len(self.classes))
 
     def probabilities(self, features: Mapping[str, npt.NDArray[Any]]) -> dict[str, float]:
-        """Of each class, from one frame's features (rows, columns, channels) by camera."""
+        """Of each class, from one frame's features (channels, positions) by camera."""
         values = frame_logits(self.head, self.members, features) + np.array(self.prior)
         return dict(zip(self.classes, softmax(values, self.temperature).tolist(), strict=True))
 
