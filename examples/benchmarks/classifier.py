@@ -12,6 +12,7 @@ import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -39,18 +40,20 @@ class Config:
     seeds: tuple[int, ...] = (100, 101, 102)  # of label noise and training
     noise: float = 0.05  # share of the training frames whose label is turned round
     training: tuple[int, int] = (80, 80)  # episodes to learn from: those that mean to succeed, and near misses
+    more: int = 80  # further ones that mean to succeed: each shows the moment of success once
+    play: int = 40  # and ones that go in and out of success, to show its limit from both sides
     held_out: tuple[int, int] = (80, 320)  # the same, to measure with
     views: int = 4  # of each frame in training
     results: Path = RESULTS  # where CSV and PNG go
     json: Path | None = None  # also write the rows here
 
 
-def material(config: Config, wanted: Wanted, views: int) -> Examples:
-    """The frames of a set of episodes, recorded and encoded as far as they were not yet."""
-    source = parse_source(str(record(config.data, wanted)))
+def material(config: Config, views: int, *wanted: Wanted) -> Examples:
+    """The frames of sets of episodes, recorded and encoded as far as they were not yet."""
+    sources = [parse_source(str(record(config.data, some))) for some in wanted]
     files = FeatureFiles(config.data / "features", named_trunk("small", None), CAMERAS, views, seed=0)
-    with progress(f"reading {wanted.name} (episodes)", wanted.successes + wanted.failures) as bar:
-        return gather(recorded(source, BINARY), files, CAMERAS, bar)
+    with progress("reading (episodes)", sum(some.successes + some.failures + some.play for some in wanted)) as bar:
+        return gather(chain.from_iterable(recorded(source, BINARY) for source in sources), files, CAMERAS, bar)
 
 
 def spoiled(examples: Examples, share: float, rng: np.random.Generator) -> Examples:
@@ -118,8 +121,14 @@ def plot(path: Path, curves: Sequence[calibration.Curve], rows: Sequence[dict[st
 
 def main(config: Config) -> int:
     """Record, train once per seed, write CSV and PNG."""
-    learnt = material(config, Wanted("training", *config.training, first_seed=3_000_000), config.views)
-    unseen = material(config, Wanted("held-out", *config.held_out, first_seed=3_100_000), 1)
+    learnt = material(
+        config,
+        config.views,
+        Wanted("training", *config.training, first_seed=3_000_000),
+        Wanted("successes", config.more, 0, first_seed=3_200_000),
+        Wanted("play", 0, 0, first_seed=3_300_000, play=config.play, steps=50),
+    )
+    unseen = material(config, 1, Wanted("held-out", *config.held_out, first_seed=3_100_000))
     rows, curves = [], []
     for seed in config.seeds:
         row, curve = measure(config, seed, learnt, unseen)

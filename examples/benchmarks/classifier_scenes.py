@@ -1,7 +1,7 @@
 """Rendered episodes of ``peg_insertion`` for the classifier's benchmark: successes, and failures that nearly are some.
 
 Every frame has the scene's own truth beside it. Failures press beside the hole, stop half-way into it, hover over
-it or wander about; what succeeds all the same counts as a success.
+it or wander about; what succeeds all the same counts as a success. Play goes in and out of success.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from serl_core.types import EpisodeStart, Obs, Record, Step
 
 HOLD = 5  # frames of success in a row that end an episode: as many as a debounce may ask for
 MISSES = ("beside", "half-way", "above", "astray")
+PLAY = "play"
+LINGER = 4  # steps at each depth of play
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,8 @@ class Wanted:
     successes: int
     failures: int
     first_seed: int
-    steps: int = 30  # after which a failure is one
+    play: int = 0  # episodes in and out of success
+    steps: int = 30  # of a failure or of play
 
 
 class Miss:
@@ -57,6 +60,8 @@ class Miss:
         self._aside = np.array([np.cos(angle), np.sin(angle), 0.0]) * (aside if kind == "beside" else 0.0)
         self._depth = rng.uniform(0.002, 0.016)  # m into the hole; success is at 0.020
         self._above = np.append(rng.normal(0, 0.003, 2), rng.uniform(0.001, 0.015))
+        self._depths = rng.uniform(0.012, 0.028, 100)  # m, of play; success is at 0.020
+        self._asked = 0
         self._astray = rng.uniform((0.45, -0.06, 0.08), (0.55, 0.06, 0.18))
 
     def goal(self, state: RobotState, truth: Truth) -> Goal:
@@ -65,7 +70,10 @@ class Miss:
         meant = self._expert.goal(state, {**truth, "hole": hole})
         pose = meant.pose.copy()
         lowest = state.pose[:3] + hole - tip
-        if self.kind == "half-way":
+        self._asked += 1
+        if self.kind == PLAY:
+            pose[2] = max(pose[2], lowest[2] - self._depths[self._asked // LINGER % len(self._depths)])
+        elif self.kind == "half-way":
             pose[2] = max(pose[2], lowest[2] - self._depth)
         elif self.kind == "above":
             pose[:3] = lowest + self._above
@@ -77,7 +85,7 @@ class Miss:
 class HeldOracle:
     """The scene's truth of every frame; the episode ends once it has been a success for `HOLD` frames.
 
-    So does one of ``miss`` that means to fail, after ``steps``.
+    One of ``miss`` that means to fail, or plays, ends after ``steps``.
     """
 
     name = "oracle, held"
@@ -95,8 +103,9 @@ class HeldOracle:
         success = bool(self._truth()["success"])
         self._held = self._held + 1 if success else 0
         self._done += 1
-        failed = self._miss.kind != "" and self._done >= self._steps and not success
-        return Verdict(float(success), success, self._held >= HOLD or failed)
+        over = self._miss.kind != "" and self._done >= self._steps
+        held = self._miss.kind != PLAY and self._held >= HOLD
+        return Verdict(float(success), success, held or over)
 
 
 class Kept:
@@ -125,7 +134,7 @@ def scene(wanted: Wanted) -> tuple[Task, Miss, GuardedRobot]:
 
 def kinds(wanted: Wanted) -> list[str]:
     """What each episode means to do, failures and successes mixed."""
-    some = [""] * wanted.successes + [MISSES[n % len(MISSES)] for n in range(wanted.failures)]
+    some = [""] * wanted.successes + [MISSES[n % len(MISSES)] for n in range(wanted.failures)] + [PLAY] * wanted.play
     return [some[n] for n in np.random.default_rng(wanted.first_seed).permutation(len(some))]
 
 
