@@ -57,7 +57,7 @@ class Engine:
     ) -> None:
         self._replay, self._updates = replay, updates
         self._learners = {True: agent.update, False: getattr(agent, "update_critic", agent.update)}
-        self._spec = replay.sampling(spec)
+        self.spec = replay.sampling(spec)
         self._sight, self._sharding = sight, sharding
         self._key = jax.device_put(jax.random.key_data(jax.random.key(seed)), sharding)
         self._frozen = jax.device_put(sight.params, sharding)
@@ -90,12 +90,12 @@ class Engine:
     def _plan_impl(self, table: Table, key: jax.Array, call: jax.Array) -> tuple[Plan, Batch]:
         """What to draw, and those frames of it that the device holds."""
         self.traces += 1
-        return sample(table, jax.random.fold_in(key, call), self._spec, self._updates)
+        return sample(table, jax.random.fold_in(key, call), self.spec, self._updates)
 
     def _whole_impl(
         self, actor: bool, state: Any, table: Table, frozen: Any, key: jax.Array, call: jax.Array
     ) -> tuple[Any, Metrics]:
-        chosen, frames = sample(table, jax.random.fold_in(key, call), self._spec, self._updates)
+        chosen, frames = sample(table, jax.random.fold_in(key, call), self.spec, self._updates)
         return self._learn_impl(actor, state, chosen, frames, frozen)
 
     def _learn_impl(self, actor: bool, state: Any, chosen: Plan, frames: Batch, frozen: Any) -> tuple[Any, Metrics]:
