@@ -99,6 +99,7 @@ class RememberedFeatures:
         try:
             self._file.seek(self._count * self._row.itemsize)
             self._file.write(key + zlib.crc32(data).to_bytes(4, "little") + data)
+            self._file.flush()  # a full disk is noticed here, not at the next frame
         except OSError as error:
             self._full = True
             self._say("%s: %s; from now on features are computed again after a restart", self._path, error)
