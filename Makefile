@@ -4,14 +4,14 @@ PYTHON ?= python3
 # The system's certificates: labs often sit behind a proxy with a certificate of its own.
 UV      = UV_PROJECT_ENVIRONMENT=$(VENV) UV_SYSTEM_CERTS=1 $(VENV)/bin/uv
 TASK   ?= pick_cube
-OBS    ?= state
+OBS    ?=
 ARGS   ?=
 BUILDER ?= docker build
 
 .PHONY: demo test lint format images clean
 
 demo: $(VENV)/.ready
-	$(VENV)/bin/serl demo --task $(TASK) --obs $(OBS) $(ARGS)
+	$(VENV)/bin/serl demo --task $(TASK) $(if $(OBS),--obs $(OBS)) $(ARGS)
 
 test: $(VENV)/.ready
 	$(VENV)/bin/python -m pytest $(ARGS)

@@ -31,19 +31,29 @@ class Config:
     """Record demonstrations, train with interventions, evaluate: everything on a simulated arm."""
 
     task: str = "pick_cube"  # task by name, or the path of a task file
-    obs: Observation = "state"  # what the policy sees: "state", or the cameras' "pixels"
+    obs: Observation = "pixels"  # what the policy sees: the cameras' "pixels", or "state" with the scene's truth
     robot: Literal["simulated", "franka-sim"] = "simulated"  # "franka-sim": the real libfranka, in real time
     seed: int = 0
     run_dir: Path | None = None  # where everything goes; default: runs/TASK-OBS-DATE
-    env_steps: int = 5_000  # steps of training
+    env_steps: int | None = None  # steps of training; default: 6 000 from pixels, 5 000 from state
     eval_episodes: int = 100  # episodes of the final evaluation
     demos: int = 20  # demonstrations to record first
     demo_steps: int = 0  # record on until this many demonstration steps are kept
     operator: Literal["scripted", "none"] = "scripted"  # who corrects the policy while it learns
     preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
-    utd: int = 4  # critic updates per step
+    utd: int | None = None  # critic updates per step; default: 2 from pixels, 4 from state
     trunk: str = "small"  # frozen image trunk: small, resnet10, resnet18
     trunk_weights: Path | None = None  # its weights; the small one comes with the package
+
+
+BUDGETS = {"pixels": (6_000, 2), "state": (5_000, 4)}  # steps of training, critic updates per step
+FRAMES_PER_STEP, ROOM = 2, 10_000  # of replay: each step has one frame, each episode one more; demonstrations
+
+
+def budget(config: Config) -> tuple[int, int]:
+    """Steps of training, and critic updates per step."""
+    steps, utd = BUDGETS[config.obs]
+    return (steps if config.env_steps is None else config.env_steps), (utd if config.utd is None else config.utd)
 
 
 class Demo:
@@ -53,6 +63,7 @@ class Demo:
         self.config = config
         self.run_dir = run_dir
         self._running = running
+        self.env_steps, self.utd = budget(config)
         self._common = ("--task", config.task, "--obs", config.obs, "--seed", config.seed)
         self._weights = () if config.trunk_weights is None else ("--trunk-weights", config.trunk_weights)
 
@@ -109,15 +120,18 @@ class Demo:
         config = self.config
         if self.trained():
             return
-        common = ("--run-dir", self.run_dir, "--env-steps", config.env_steps, "--resume", *self._common)
+        common = ("--run-dir", self.run_dir, "--env-steps", self.env_steps, "--resume", *self._common)
         pace = ("--lockstep",) if config.robot == "simulated" else ()  # a real arm waits for nobody
-        settings = (*pace, "--preset", config.preset, "--utd", config.utd, "--trunk", config.trunk, *self._weights)
-        learner = self.start("learner", *common, *settings, "--address", "tcp://127.0.0.1:*", nice=NICE[config.robot])
+        settings = (*pace, "--preset", config.preset, "--utd", self.utd, "--trunk", config.trunk, *self._weights)
+        room = ("--capacity", FRAMES_PER_STEP * self.env_steps + ROOM)
+        learner = self.start(
+            "learner", *common, *settings, *room, "--address", "tcp://127.0.0.1:*", nice=NICE[config.robot]
+        )
         (address,) = learner.ready(timeout=120.0)
         actor = self.start(
             "actor", *common, *robot, "--learner", address, "--operator", config.operator, *self._weights
         )
-        with progress("training (steps)", config.env_steps) as bar:
+        with progress("training (steps)", self.env_steps) as bar:
             while actor.running():
                 actor.check()
                 learner.check()
@@ -129,7 +143,7 @@ class Demo:
     def trained(self) -> bool:
         """Whether an earlier call has done all the steps already."""
         figures = self.run_dir / "learner.json"
-        return figures.exists() and read_json(figures)["env_steps"] >= self.config.env_steps
+        return figures.exists() and read_json(figures)["env_steps"] >= self.env_steps
 
     def show(self, bar: Progress) -> None:
         """Success and intervention rates of the last episodes."""
@@ -207,7 +221,7 @@ def main(config: Config) -> int:
     task, config = load_task(config.task), with_pixels_if_possible(config)
     if config.robot == "franka-sim" and (task.goals is None or config.obs != "state"):
         raise ConfigError("the emulated Franka has neither objects nor cameras: choose --task reach --obs state")
-    if config.env_steps <= START_AFTER:
+    if budget(config)[0] <= START_AFTER:
         raise ConfigError(f"--env-steps {config.env_steps}: training starts after {START_AFTER} steps, so ask for more")
     run_dir = config.run_dir or Path("runs") / f"{task.name}-{config.obs}-{datetime.now():%Y%m%d-%H%M%S}"
     check_same(config, run_dir)

@@ -19,7 +19,7 @@ EVAL_EPISODES = 20
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("demo") / "run"
-    command = ["demo", "--task", "pick_cube", "--run-dir", folder, "--env-steps", ENV_STEPS]
+    command = ["demo", "--task", "pick_cube", "--obs", "state", "--run-dir", folder, "--env-steps", ENV_STEPS]
     command += ["--eval-episodes", EVAL_EPISODES, "--demos", 20]
     done = subprocess.run(
         [sys.executable, "-m", "serl_core.cli", *map(str, command)], capture_output=True, text=True, timeout=900

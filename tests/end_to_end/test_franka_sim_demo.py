@@ -26,7 +26,7 @@ def test_the_demo_drives_an_emulated_franka_in_real_time(tmp_path: Path) -> None
     except ChildFailed as error:
         pytest.skip(f"the emulated arm needs the package franka-sim from PyPI: {error}")
     folder = tmp_path / "run"
-    options = ["--robot", "franka-sim", "--task", "reach", "--run-dir", folder, "--demos", DEMOS]
+    options = ["--robot", "franka-sim", "--task", "reach", "--obs", "state", "--run-dir", folder, "--demos", DEMOS]
     options += ["--env-steps", ENV_STEPS, "--eval-episodes", EVAL_EPISODES, "--utd", 1]
     command = [sys.executable, "-m", "serl_core.cli", "demo", *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)

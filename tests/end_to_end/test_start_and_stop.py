@@ -106,7 +106,7 @@ def test_in_another_scene_the_actor_names_the_right_one(start, tmp_path):
 def test_ctrl_c_ends_every_process_and_keeps_the_run(start, tmp_path):
     """Guards against processes that outlive their demo, and against a stop that costs episodes or the networks."""
     run_dir = tmp_path / "run"
-    demo = start("demo", "--run-dir", run_dir, "--demos", 3)
+    demo = start("demo", "--obs", "state", "--run-dir", run_dir, "--demos", 3)
 
     def training() -> bool:
         demo.check()
