@@ -67,7 +67,8 @@ class Latency:
 
         A stage that was never measured is left out.
         """
-        took, self._took = self._took, {stage: [] for stage in STAGES}
+        took: dict[Stage, list[float]] = self._took
+        self._took = {stage: [] for stage in STAGES}
         late, self._late = self._late, 0
         if late and self._period is not None:
             log.warning(
