@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from examples.benchmarks.records import DISTINCT, step
@@ -32,7 +33,7 @@ WARM = 5  # calls before the clock starts: the first one compiles
 class Blocks:
     """Ends the learner's loop after ``pairs`` of blocks of ``seconds``; until then it switches publishing on and off.
 
-    To be asked by the loop in each of its rounds. ``rates``: updates per s of each block, in pairs (off, on).
+    To be asked by the loop in each of its rounds. ``costs``: s and CPU s per update of each block, in pairs (off, on).
     """
 
     pairs: int
@@ -40,9 +41,10 @@ class Blocks:
     learner: Learner
     rng: np.random.Generator
     now: Callable[[], float] = time.perf_counter
-    rates: list[dict[bool, float]] = field(default_factory=list)
+    cpu: Callable[[], float] = time.process_time
+    costs: list[dict[bool, np.ndarray]] = field(default_factory=list)
     _order: list[bool] = field(default_factory=list)
-    _begun: tuple[float, int] | None = None  # of the block: when, and how many updates before
+    _begun: np.ndarray | None = None  # of the block: when, CPU time and updates before it
 
     def __call__(self) -> bool:
         """Whether enough was measured."""
@@ -51,27 +53,31 @@ class Blocks:
             if self.learner.grad_steps >= WARM * self.learner.agent.config.utd:
                 self._begin()
             return False
-        begun, updates = self._begun
-        took = self.now() - begun
-        if took < self.seconds:
+        if self.now() - self._begun[0] < self.seconds:
             return False
-        self.rates[-1][self._order.pop()] = (self.learner.grad_steps - updates) / took
-        if not self._order and len(self.rates) == self.pairs:
-            return True
-        self._begin()
-        return False
+        wall, cpu, updates = self._all_done() - self._begun
+        self.costs[-1][self._order.pop()] = np.array([wall, cpu]) / updates
+        if self._order or len(self.costs) < self.pairs:
+            self._begin()
+            return False
+        return True
 
     def _begin(self) -> None:
         if not self._order:
             self._order = [bool(first := self.rng.integers(2)), not first]
-            self.rates.append({})
+            self.costs.append({})
         publish_every = 1.0 if self._order[-1] else NEVER
         self.learner.config = replace(self.learner.config, publish_every=publish_every)
-        self._begun = self.now(), self.learner.grad_steps
+        self._begun = self._all_done()
 
-    def slow_downs(self) -> list[float]:
-        """Of each pair: the share of the updates that publishing costs."""
-        return [1.0 - rates[True] / rates[False] for rates in self.rates]
+    def _all_done(self) -> np.ndarray:
+        """Calls are counted when they are dispatched: without this wait a block pays for the one before it."""
+        jax.block_until_ready(self.learner.state)
+        return np.array([self.now(), self.cpu(), self.learner.grad_steps])
+
+    def slow_downs(self) -> np.ndarray:
+        """Of each pair: by which share an update takes longer, and needs more CPU time, while publishing (pairs, 2)."""
+        return np.array([costs[True] / costs[False] - 1.0 for costs in self.costs])
 
 
 def record_demonstrations(folder: Path, example: Obs, action_dim: int) -> None:
@@ -91,15 +97,15 @@ def record_demonstrations(folder: Path, example: Obs, action_dim: int) -> None:
             store.append(step("demo", number, obs, last=last, action=np.zeros(action_dim, np.float32)))
 
 
-def bootstrap(values: list[float], rng: np.random.Generator) -> tuple[float, float]:
-    """95 % interval of the median."""
+def interval(name: str, values: np.ndarray, rng: np.random.Generator) -> dict[str, float]:
+    """The median with its 95 % bootstrap interval."""
     medians = np.median(rng.choice(values, (10_000, len(values))), axis=1)
     low, high = np.quantile(medians, [0.025, 0.975])
-    return float(low), float(high)
+    return {name: float(np.median(values)), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
 def slow_down(pairs: int, seconds: float = 2.0) -> dict[str, float]:
-    """The share of its updates that a learner loses while it publishes every second to one actor."""
+    """What publishing every second to one actor costs a learner: time and CPU time of its updates."""
     rng = np.random.default_rng(0)
     blueprint = Blueprint.for_task("pick_cube", "pixels")
     with contextlib.ExitStack() as stack:
@@ -112,11 +118,10 @@ def slow_down(pairs: int, seconds: float = 2.0) -> dict[str, float]:
         stack.enter_context(End("holding", folder, link.address))
         blocks = Blocks(pairs, seconds, learner, rng)
         learner.learn(blocks)
-    low, high = bootstrap(blocks.slow_downs(), rng)
+    slower = blocks.slow_downs()
     return {
-        "publishing_slow_down": float(np.median(blocks.slow_downs())),
-        "publishing_slow_down_low": low,
-        "publishing_slow_down_high": high,
+        **interval("publishing_slow_down", slower[:, 0], rng),
+        **interval("publishing_cpu", slower[:, 1], rng),
         "publishing_pairs": pairs,
-        "updates_per_s": float(np.median([rates[False] for rates in blocks.rates])),
+        "updates_per_s": float(1.0 / np.median([costs[False][0] for costs in blocks.costs])),
     }

@@ -75,11 +75,14 @@ class Pair:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.close()
 
-    def round(self, count: int) -> None:
-        """Measure once. What an earlier round wrote is on the disk by then: none pays for another's write-back."""
+    def settle(self) -> None:
+        """Wait until the disk has what was written: no round pays for another's write-back."""
         for path in self._folder.rglob("*"):
             if path.is_file():
                 written_back(path)
+
+    def round(self, count: int) -> None:
+        """Measure once."""
         before = [self._server.cpu(), self._caller.cpu()]
         self.rates.append(self._caller.ask(count))
         after = [self._server.cpu(), self._caller.cpu()]
@@ -122,6 +125,8 @@ def throughput(transitions: int, rounds: int, parent: Path | None) -> dict[str, 
         pairs = (raw, ours, secured)
         for number in range(rounds + 2):
             for pair in pairs:
+                for each in pairs:
+                    each.settle()
                 pair.round(transitions)
                 if number == 1:
                     pair.forget()
