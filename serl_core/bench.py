@@ -20,6 +20,7 @@ import numpy as np
 from serl_core.agents.sac import SACConfig
 from serl_core.data.memory import available_memory, check_memory, gigabytes
 from serl_core.data.replay import Replay
+from serl_core.pages import keep_freed_memory
 from serl_core.policies import VIEWS
 from serl_core.workbench import Bench, Mode, acting, ceiling, clocked, frames_of, stages
 
@@ -48,6 +49,7 @@ class Config:
 
 def main(config: Config) -> int:
     """Measure, print a table, write the JSON."""
+    keep_freed_memory()
     bench = _bench(config)
     large = _fitting(bench, config.transitions)
     print(_announcement(bench, config, large), flush=True)

@@ -28,6 +28,7 @@ from serl_core.engine import Engine, data_parallel
 from serl_core.limiter import UpdateLimiter
 from serl_core.metrics import Metrics
 from serl_core.nets.encoders import fit_normaliser
+from serl_core.pages import keep_freed_memory
 from serl_core.perception import Encode, remembered, with_projection
 from serl_core.policies import Blueprint
 from serl_core.processes import StopFlag
@@ -319,6 +320,7 @@ def check_claim(config: Config) -> dict[str, Any]:
 
 def main(config: Config) -> int:
     """Learn until done or stopped; always leave a checkpoint and the figures of the run."""
+    keep_freed_memory()
     claimed = check_claim(config)
     keys = load_server_keys(config.keys) if config.keys else None
     with (
