@@ -60,9 +60,9 @@ class Miss:
         self._aside = np.array([np.cos(angle), np.sin(angle), 0.0]) * (aside if kind == "beside" else 0.0)
         self._depth = rng.uniform(0.002, 0.016)  # m into the hole; success is at 0.020
         self._above = np.append(rng.normal(0, 0.003, 2), rng.uniform(0.001, 0.015))
+        self._astray = rng.uniform((0.45, -0.06, 0.08), (0.55, 0.06, 0.18))
         self._depths = rng.uniform(0.012, 0.028, 100)  # m, of play; success is at 0.020
         self._asked = 0
-        self._astray = rng.uniform((0.45, -0.06, 0.08), (0.55, 0.06, 0.18))
 
     def goal(self, state: RobotState, truth: Truth) -> Goal:
         """The next way-point of its way to fail."""

@@ -77,9 +77,11 @@ class FeatureFiles:
     def _path(self, episode: Recorded) -> Path | None:
         if self._folder is None:
             return None
-        what = f"{self._trunk.digest} {self._cameras} {self._views} {self._seed} {episode.folder.resolve()} "
-        name = hashlib.sha256(f"{what}{episode.actor} {episode.episode} {len(episode.frames)}".encode()).hexdigest()
-        return self._folder / f"{name[:32]}.npy"
+        name = hashlib.sha256(f"{self._trunk.digest} {self._cameras} {self._views} {self._seed}".encode())
+        for obs in episode.frames:  # what they show, not where they are: another recording may lie there by now
+            for camera in self._cameras:
+                name.update(np.ascontiguousarray(obs[camera]).data)
+        return self._folder / f"{name.hexdigest()[:32]}.npy"
 
     def _encode(self, episode: Recorded) -> Halves:
         rng = np.random.default_rng([self._seed, episode.episode])

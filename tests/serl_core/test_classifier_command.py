@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import zipfile
 from dataclasses import replace
 
@@ -13,8 +14,10 @@ from serl_core.classifier import main
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
 from serl_core.envs.rewards import NOTHING, RuleJudge
+from serl_core.judging.encoded import FeatureFiles
 from serl_core.judging.file import load_classifier
-from serl_core.judging.scorer import FileScorer, chosen_judge
+from serl_core.judging.labelled import BINARY, Source, recorded
+from serl_core.judging.scorer import FileScorer, chosen_judge, named_trunk
 from serl_core.nets.once import EncodedOnce
 from serl_core.tasks import load_task
 
@@ -67,6 +70,22 @@ def test_a_training_that_begins_again_finds_its_features(trained, tmp_path):
     again = config("train", folder / "demos", tmp_path / "d.npz", features=folder / "c.npz.features")
     assert len(kept) >= 6 and main(again) == 0
     assert {path: path.stat().st_mtime_ns for path in (folder / "c.npz.features").iterdir()} == kept
+
+
+def test_other_pictures_in_the_same_place_are_encoded_anew(tmp_path):
+    """Guards against features of a recording that was thrown away and made again under the same name."""
+    trunk = named_trunk("small", None)
+    files = FeatureFiles(tmp_path / "kept", trunk, ("front",), 1, seed=0)
+    found = []
+    for shown in ([False], [True]):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        with EpisodeStore(tmp_path / "data") as store:
+            write_episode(store, 0, shown)
+        (episode,) = recorded(Source(tmp_path / "data"), BINARY)
+        found.append(files.features(episode))
+    assert (files.encoded, files.found) == (4, 0) and not np.array_equal(*found)
+    np.testing.assert_array_equal(files.features(episode), found[1])
+    assert files.found == 2
 
 
 def test_the_file_judges_pictures_and_a_newer_one_takes_over_at_the_next_episode(trained, tmp_path):
