@@ -13,13 +13,14 @@ from serl_core.types import EpisodeStart, Obs, Source, Step, Who
 
 @dataclass
 class Running:
-    """Where the episode of one actor stands: the slot of its newest frame, and the next step expected."""
+    """Where the episode of one actor stands: the slot of its newest frame, its last step, and the next one expected."""
 
     number: int
     source: Source
     slot: int
     step: int = 0
     done: bool = False
+    last: Step | None = None
 
 
 @final

@@ -3,11 +3,13 @@
 Frames live in a ring of slots. A transition is the slot of its observation plus ``next``, the slot
 of the observation it led to; the last frame of an episode has a slot and no transition. Records of
 several actors may interleave: neighbours are found by ``next``, never by adjacency. The partitions
-"online" and "demos" are index sets over the one ring; an operator's steps are in both.
+"online" and "demos" are index sets over the one ring; which of them a transition is in, and with which
+reward, the method's routing says (`serl_core.data.routing`), by HIL-SERL's an operator's steps are in both.
 
 Verdicts (`serl_core.data.labels`) change what transitions come to, never which were stored: those that
 follow a success, and the last one of an episode that awaits its verdict, are withheld from sampling and
-end the windows before them.
+end the windows before them. A takeover changes what the steps before it come to in the same way: at once, when its
+first step arrives.
 """
 
 from __future__ import annotations
@@ -23,15 +25,17 @@ import numpy.typing as npt
 from serl_core.data.host_frames import HostFrames
 from serl_core.data.index_set import NONE, IndexSet, Slots
 from serl_core.data.invariants import Invariants, Running
-from serl_core.data.labels import Label, Outcome, judged
+from serl_core.data.known import Ages, Known
+from serl_core.data.labels import Label, judged
 from serl_core.data.memory import available_memory, check_memory, gigabytes
+from serl_core.data.routing import HilSerl, Routed, Routing
 from serl_core.data.sampling import Batch, Frames, Sampling, assemble, gather
 from serl_core.data.table import Mirror, Table
-from serl_core.types import EpisodeStart, Obs, Record, Step
+from serl_core.types import EpisodeStart, Obs, Record, Step, led_to_takeover
 
 Partition = Literal["online", "demos"]
 Where = Literal["device", "host"]
-_OVERHEAD = 94  # bytes per frame beside observation and action: rewards, flags, links and index sets, here and there
+_OVERHEAD = 99  # bytes per frame beside observation and action: rewards, flags, links and index sets, here and there
 
 
 def as_frames(obs: Obs) -> dict[str, npt.NDArray[Any]]:
@@ -46,9 +50,9 @@ class Replay:
     ``capacity`` counts frames. ``example_obs`` is one raw observation; ``encode`` maps a raw
     observation to the one that is stored (features instead of frames), with each camera's ``views`` versions of it
     along a leading axis. ``where`` the cameras' frames lie: on the device, or in this process's memory if they do not
-    fit there; ``sharding`` says which device, or on which of them all.
+    fit there; ``sharding`` says which device, or on which of them all. ``routing``: what the method makes of records.
 
-    Demonstrations and interventions stay when the ring comes round, until they fill half of it.
+    What is in "demos" stays when the ring comes round, until it fills half of it.
     Raises `StoreError` if the memory that all of it will take is not there (``available``, bytes).
     """
 
@@ -61,6 +65,7 @@ class Replay:
         views: int = 1,
         where: Where = "device",
         sharding: jax.sharding.Sharding | None = None,
+        routing: Routing | None = None,
         available: Callable[[], int] = available_memory,
     ) -> None:
         if capacity < 2:
@@ -68,6 +73,7 @@ class Replay:
         self._capacity = capacity
         self._invariants = Invariants(example_obs, action_dim)
         self._encode = encode
+        self._routing = routing or HilSerl()
         self._views = views
         self.on_host = where == "host"
         stored = encode(example_obs)
@@ -84,12 +90,9 @@ class Replay:
             "withheld": np.zeros(capacity, np.bool_),
             "next": np.full(capacity, NONE, np.int32),  # of a transition's slot: the slot it led to
         }
-        self._recorded_reward = np.zeros(capacity, np.float32)
-        self._recorded_terminated = np.zeros(capacity, np.bool_)
-        self._recorded_success = np.zeros(capacity, np.bool_)
-        self._owner = np.full(capacity, NONE, np.int32)  # number of the episode, counted over all actors
-        self._step = np.zeros(capacity, np.int32)
-        self._online = np.zeros(capacity, np.bool_)
+        self._known = Known(capacity)
+        self._ages = Ages(self._routing.demo_age)
+        self._arrived = 0  # online transitions
         self._previous = np.full(capacity, NONE, np.int64)  # of a frame's slot: the transition that led to it
         self._kept = np.zeros(capacity, np.bool_)  # frames of demonstrations and interventions
         self._kept_count = 0
@@ -97,6 +100,7 @@ class Replay:
         self._sets: dict[Partition, IndexSet] = {"online": IndexSet(capacity), "demos": IndexSet(capacity)}
         self._episodes: dict[str, Running] = {}
         self._owners: dict[tuple[str, int], int] = {}
+        self._names: list[tuple[str, int]] = []  # actor and episode of each owner
         self._labels: dict[tuple[str, int], Label] = {}
         at_home = self._cameras if self.on_host else ()
         self._host = HostFrames(capacity, {name: stored[name] for name in at_home})
@@ -123,7 +127,8 @@ class Replay:
             self._invariants.check_start(record, self._episodes.get(record.actor))
             slot = self._store_frame(record.obs)
             self._episodes[record.actor] = Running(record.episode, record.source, slot)
-            self._owners[record.actor, record.episode] = len(self._owners)
+            self._owners[record.actor, record.episode] = len(self._names)
+            self._names.append((record.actor, record.episode))
             return False
         episode = self._invariants.check_step(record, self._episodes.get(record.actor))
         if record.aborted:  # its action was not executed: nothing follows from it
@@ -166,32 +171,55 @@ class Replay:
 
     def _insert_step(self, step: Step, episode: Running) -> bool:
         slot = self._store_frame(step.next_obs)
-        before = episode.slot
-        episode.slot, episode.step = slot, episode.step + 1
+        before, last = episode.slot, episode.last
+        episode.slot, episode.step, episode.last = slot, episode.step + 1, step
         episode.done = step.terminated or step.truncated
         if before == NONE:  # the frame it began from was overwritten while the actor paused
             return False
-        operator = step.who == "operator" or episode.source == "demo"
-        facts = self._facts
+        facts, online = self._facts, episode.source == "online"
         facts["action"][before], facts["penalty"][before] = step.action, step.grasp_penalty
-        facts["reward"][before] = self._recorded_reward[before] = step.reward
-        facts["terminated"][before] = self._recorded_terminated[before] = step.terminated
-        self._recorded_success[before] = step.success
-        facts["human"][before], self._online[before] = operator, episode.source == "online"
-        self._owner[before], self._step[before] = self._owners[step.actor, step.episode], step.step
+        facts["human"][before] = step.who == "operator" or not online
         facts["next"][before], self._previous[slot] = slot, before
-        self._mirror.fact(before)
-        if operator:
-            self._keep(before)
-            self._keep(slot)
+        self._known.remember(before, step, episode.source, self._owners[step.actor, step.episode])
+        self._arrived += online
+        self._ages.add(self._arrived, before, self._known)
         label = self._labels.get((step.actor, step.episode))
         if label is None:
-            self._offer(before)
+            self._settle(before, None)
         else:
             self.relabel(label)
-        return episode.source == "online"
+        self._look_back(before, last, step)
+        for old in self._ages.expired(self._arrived, self._known):
+            if facts["next"][old] != NONE:
+                self._expire(old)
+        return online
 
-    # ── verdicts ─────────────────────────────────────────────────────────────────────────────────
+    # ── what became known later ──────────────────────────────────────────────────────────────────
+
+    def _look_back(self, slot: int, last: Step | None, step: Step) -> None:
+        """The transitions before the one at ``slot`` hear that a takeover began with it, or ended before it."""
+        label = self._labels.get((step.actor, step.episode))
+        before, known = int(self._previous[slot]), self._known
+        if last is not None and step.who == "policy" != last.who and before != NONE:
+            known.released[before] = True
+            self._settle(before, label)
+        if not known.online[slot] or not led_to_takeover(last, step):
+            return
+        for steps in range(1, self._routing.lookback + 1):
+            if before == NONE or known.who(before) != "policy":
+                return
+            known.before[before] = steps
+            self._settle(before, label)
+            before = int(self._previous[before])
+
+    def _expire(self, slot: int) -> None:
+        """It is old now: it leaves "demos", and its frame is no longer kept; nor is the one it led to, at the end."""
+        self._known.old[slot] = True
+        self._settle(slot, self._labels.get(self._names[int(self._known.owner[slot])]))
+        for frame in (slot, int(self._facts["next"][slot])):
+            if frame not in self._sets["demos"] and self._kept[frame]:
+                self._kept[frame] = False
+                self._kept_count -= 1
 
     def relabel(self, label: Label) -> None:
         """Follow a verdict, now and for what its episode still brings; a later one takes its place.
@@ -200,33 +228,36 @@ class Replay:
         """
         self._labels[label.actor, label.episode] = label
         owner = self._owners.get((label.actor, label.episode))
-        slots = np.flatnonzero((self._owner == owner) & (self._facts["next"] != NONE)) if owner is not None else []
-        newest = max((self._step[slot] for slot in slots), default=0)
+        there = self._facts["next"] != NONE
+        slots = np.flatnonzero(there & (self._known.owner == owner)) if owner is not None else []
+        newest = max((self._known.step[slot] for slot in slots), default=0)
         for slot in slots:
-            self._judge(int(slot), label, newest)
+            self._settle(int(slot), label, newest)
 
-    def _judge(self, slot: int, label: Label, newest: int) -> None:
-        number, success = int(self._step[slot]), bool(self._recorded_success[slot])
-        terminated = bool(self._recorded_terminated[slot])
-        outcome = judged(label, number, Outcome(float(self._recorded_reward[slot]), terminated, False, success))
-        waits = label.verdict == "pending" and number == newest
-        rejected = label.verdict == "failure" and not self._online[slot]
+    def _settle(self, slot: int, label: Label | None, newest: int = -1) -> None:
+        """Make of a transition what is known of it by now; ``newest`` is the last step of its episode so far."""
+        number, known = int(self._known.step[slot]), self._known
+        recorded = known.recorded(slot)
+        outcome = judged(label, number, recorded)
+        waits = label is not None and label.verdict == "pending" and number == newest
+        rejected = label is not None and label.verdict == "failure" and not known.online[slot]
         self._facts["withheld"][slot] = outcome is None or waits or rejected
-        if outcome is not None:
-            self._facts["reward"][slot], self._facts["terminated"][slot] = outcome.reward, outcome.terminated
+        routed = self._routing.route(known.seen(slot, outcome or recorded))
+        self._facts["reward"][slot], self._facts["terminated"][slot] = routed.reward, routed.terminated
         self._mirror.fact(slot)
-        self._offer(slot)
+        self._offer(slot, routed)
 
-    def _offer(self, slot: int) -> None:
+    def _offer(self, slot: int, routed: Routed) -> None:
         """Put a transition into the partitions it belongs to, or take it out if it is withheld."""
-        for partition, belongs in (
-            (self._sets["demos"], self._facts["human"][slot]),
-            (self._sets["online"], self._online[slot]),
-        ):
-            if self._facts["withheld"][slot]:
+        withheld = self._facts["withheld"][slot]
+        for partition, belongs in ((self._sets["demos"], routed.demos), (self._sets["online"], routed.online)):
+            if withheld or not belongs:
                 partition.discard(slot)
-            elif belongs and slot not in partition:
+            elif slot not in partition:
                 partition.add(slot)
+        if routed.demos:
+            self._keep(slot)
+            self._keep(int(self._facts["next"][slot]))
 
     # ── the ring ─────────────────────────────────────────────────────────────────────────────────
 

@@ -26,6 +26,7 @@ class Seen:
     outcome: Outcome  # as recorded, or as a verdict has it
     before: int = FAR  # the policy's: how many steps later a takeover began; 1: in the next step
     released: bool = False  # not the policy's: the policy acts in the next step
+    old: bool = False  # more than `Routing.demo_age` online transitions have come after it
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Routing(Protocol):
         """The share of each batch that is drawn from "demos"."""
         ...
 
+    @property
+    def demo_age(self) -> int:
+        """Online transitions after which what a person did is old; 0: never."""
+        ...
+
     def route(self, seen: Seen) -> Routed:
         """What replay makes of a transition of which this is known."""
         ...
@@ -62,18 +68,20 @@ class HilSerl:
     """HIL-SERL (arXiv 2410.21845): all online steps, demonstrations, and what the person did in both partitions.
 
     With a ``penalty`` > 0 each of the policy's last ``penalty_steps`` before a takeover loses as much reward, so that
-    it does not learn to be rescued. Raises ValueError for a negative one.
+    it does not learn to be rescued. With a ``demo_age`` what a person did leaves "demos" when so many online
+    transitions have come after it. Raises ValueError for negative ones.
     """
 
     penalty: float = 0.0
     penalty_steps: int = 1
+    demo_age: int = 0
     demo_ratio: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.penalty < 0 or self.penalty_steps < 1:
+        if self.penalty < 0 or self.demo_age < 0 or self.penalty_steps < 1:
             raise ValueError(
-                f"penalty {self.penalty} must not be negative (it is subtracted), penalty_steps {self.penalty_steps} "
-                "must be at least 1"
+                f"penalty {self.penalty} (it is subtracted) and demo_age {self.demo_age} must not be negative, "
+                f"penalty_steps {self.penalty_steps} must be at least 1"
             )
 
     @property
@@ -83,7 +91,7 @@ class HilSerl:
     def route(self, seen: Seen) -> Routed:
         """The task's reward, less the penalty."""
         blamed = 0 < seen.before <= self.lookback
-        human = seen.who == "operator" or seen.source == "demo"
+        human = (seen.who == "operator" or seen.source == "demo") and not seen.old
         reward = seen.outcome.reward - self.penalty * blamed
         return Routed(seen.source == "online", human, reward, seen.outcome.terminated)
 
@@ -103,6 +111,7 @@ class Rlif:
 
     expert: Literal["last", "none", "all"] = "last"
     demo_ratio: float = 0.0
+    demo_age: int = 0
 
     @property
     def lookback(self) -> int:
@@ -131,6 +140,7 @@ class Imitation:
 
     corrected: bool = True
     demo_ratio: float = 1.0
+    demo_age: int = 0
 
     @property
     def lookback(self) -> int:
@@ -139,11 +149,14 @@ class Imitation:
     def route(self, seen: Seen) -> Routed:
         """As recorded."""
         human = seen.source == "demo" or (self.corrected and seen.who == "operator")
-        return Routed(seen.source == "online", human, seen.outcome.reward, seen.outcome.terminated)
+        return Routed(seen.source == "online", human and not seen.old, seen.outcome.reward, seen.outcome.terminated)
 
 
 def seen_in(steps: Sequence[Step], source: Source, lookback: int) -> list[Seen]:
-    """What is known, in the end, of each transition of one whole episode: what replay arrives at step by step."""
+    """What is known, in the end, of each transition of one whole episode: what replay arrives at step by step.
+
+    For those who read whole episodes, and as the yardstick of replay's tests. Nothing is old here.
+    """
     known = [Seen(source, step.who, recorded_outcome(step)) for step in steps]
     for number, step in enumerate(steps):
         last = steps[number - 1] if number else None

@@ -119,7 +119,7 @@ def test_an_empty_replay_says_so() -> None:
         ({"next_obs": {}}, "instead of"),
         ({"next_obs": {"state": np.zeros(4, np.float32)}}, r"\(4,\)"),
         ({"next_obs": {"state": np.array([0, np.inf, 0], np.float32)}}, "not finite"),
-        ({"who": "nobody"}, "neither"),
+        ({"who": "somebody"}, "none of"),
     ],
 )
 def test_a_faulty_step_is_named_and_changes_nothing(change: dict, message: str) -> None:
@@ -215,7 +215,7 @@ def test_what_replay_says_it_needs_is_what_it_takes(where: Where) -> None:
     example = {**EXAMPLE, "front": np.zeros((4, 4, 3), np.uint8)}
     store = Replay(1000, example, 2, lambda obs: {**obs, "front": obs["front"][None]}, where=where)
     store.insert(EpisodeStart("a", 0, example))
-    held = [*vars(store).values(), *vars(store._host).values(), *store._sets.values()]
+    held = [*vars(store).values(), *vars(store._host).values(), *vars(store._known).values(), *store._sets.values()]
     arrays = [x for value in held for x in jax.tree.leaves(vars(value) if isinstance(value, IndexSet) else value)]
     arrays += jax.tree.leaves(store._mirror.table())
     taken = sum(x.nbytes for x in arrays if isinstance(x, (np.ndarray, jax.Array)))
