@@ -16,6 +16,7 @@ from typing import Any, final
 import numpy as np
 import numpy.typing as npt
 
+from serl_core.data.segments import write_all
 from serl_core.types import Obs
 
 log = logging.getLogger(__name__)
@@ -42,7 +43,7 @@ class RememberedFeatures:
         stored = encode(example_obs)
         self._cameras = {name: stored[name] for name in sorted(stored.keys() - {"state"})}
         self._size = sum(x.nbytes for x in self._cameras.values())
-        self._row = np.dtype([("key", f"S{KEY}"), ("crc", "<u4"), ("features", "u1", (self._size,))])
+        self._row = np.dtype([("key", "u1", (KEY,)), ("crc", "<u4"), ("features", "u1", (self._size,))])
         self._path = folder / f"{digest[:16]}-{self._size}.features"
         self._encode, self._say = encode, say
         self._rows: dict[bytes, int] = {}
@@ -53,11 +54,12 @@ class RememberedFeatures:
     def __enter__(self) -> RememberedFeatures:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._count = self._path.stat().st_size // self._row.itemsize if self._path.exists() else 0
-        self._file = self._path.open("r+b" if self._count else "w+b")
+        mode = "r+b" if self._count else "w+b"
+        self._file = self._path.open(mode, buffering=0)  # what a full disk refused must not come up again later
         self._file.truncate(self._count * self._row.itemsize)  # what was torn when the last writer ended
         if self._count:
             keys = np.memmap(self._path, self._row, "r")["key"]
-            self._rows = {bytes(key).ljust(KEY, b"\0"): row for row, key in enumerate(keys)}
+            self._rows = {key.tobytes(): row for row, key in enumerate(keys)}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -78,10 +80,10 @@ class RememberedFeatures:
         if row is None:
             return None
         self._file.seek(row * self._row.itemsize)
-        found = np.frombuffer(self._file.read(self._row.itemsize), self._row)
-        data = found["features"].tobytes()
-        if not found.size or zlib.crc32(data) != int(found["crc"][0]):
-            return None
+        found = self._file.read(self._row.itemsize)
+        data = found[KEY + 4 :]
+        if found[: KEY + 4] != key + _check(data):
+            return None  # damaged, or another process has written there too
         return self._split(data)
 
     def _split(self, data: bytes) -> dict[str, npt.NDArray[Any]]:
@@ -98,14 +100,17 @@ class RememberedFeatures:
         data = b"".join(fresh[name].tobytes() for name in self._cameras)
         try:
             self._file.seek(self._count * self._row.itemsize)
-            self._file.write(key + zlib.crc32(data).to_bytes(4, "little") + data)
-            self._file.flush()  # a full disk is noticed here, not at the next frame
+            write_all(self._file.fileno(), [key, _check(data), data])
         except OSError as error:
             self._full = True
             self._say("%s: %s; from now on features are computed again after a restart", self._path, error)
             return
         self._rows[key] = self._count
         self._count += 1
+
+
+def _check(data: bytes) -> bytes:
+    return zlib.crc32(data).to_bytes(4, "little")
 
 
 def _hash(obs: Obs, cameras: Mapping[str, Any]) -> bytes:

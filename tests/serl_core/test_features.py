@@ -1,5 +1,9 @@
 """Features on disk: found again, never trusted when damaged, never needed."""
 
+import contextlib
+import resource
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,13 +77,35 @@ def test_what_is_damaged_is_computed_again(tmp_path: Path, damage: str) -> None:
         assert again.calls == calls
 
 
+def test_another_writer_on_the_same_file_cannot_mix_frames_up(tmp_path: Path) -> None:
+    """Bug: two learners append at the same place, and one learns from the features of the other's frame."""
+    with remembering(tmp_path, Counting()) as kept, remembering(tmp_path, Counting()) as other:
+        assert kept(obs(3))["front"][0, 0, 0] == 3
+        assert other(obs(4))["front"][0, 0, 0] == 4
+        assert kept(obs(3))["front"][0, 0, 0] == 3
+        assert other(obs(4))["front"][0, 0, 0] == 4
+
+
 def test_a_full_disk_ends_remembering_only(tmp_path: Path) -> None:
-    """Bug: the learner dies, hours in, for a file that it can do without."""
+    """Bug: the learner dies, hours in, for a file that it can do without: at once, at the next frame or at the end."""
     said: list[object] = []
+    with remembering(tmp_path, Counting()) as kept:
+        kept(obs(7))
+    (file,) = tmp_path.iterdir()
     kept = RememberedFeatures(tmp_path, "d" * 64, Counting(), obs(0), say=lambda *text: said.append(text))
-    with kept:
-        kept._file.close()
-        kept._file = Path("/dev/full").open("r+b", buffering=0)  # noqa: SIM115
-        assert kept(obs(7))["front"][0, 0, 0] == 7
-        assert kept(obs(8))["front"][0, 0, 0] == 8
+    with full_above(file.stat().st_size + 10), kept:
+        assert [kept(obs(number))["front"][0, 0, 0] for number in (7, 8, 9, 8, 7)] == [7, 8, 9, 8, 7]
     assert len(said) == 1
+
+
+@contextlib.contextmanager
+def full_above(size: int) -> Iterator[None]:
+    """No file of this process grows beyond so many bytes: the last write is cut short, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
