@@ -24,7 +24,7 @@ class Config:
 
     run: Annotated[Path, tyro.conf.Positional]  # run directory, or a folder of episodes, e.g. RUN/demos
     verdict: Annotated[Verdict | None, tyro.conf.Positional] = None  # what to add
-    actor: str | None = None  # whose episode: the session, as listed
+    actor: str | None = None  # whose episode: the session, as listed; not needed where there is only one
     episode: int | None = None  # its number
     step: int | None = None  # of a success: the step that led to it; without, the last one
     who: str = field(default_factory=getpass.getuser)  # who says so
@@ -78,17 +78,21 @@ def store_of(run: Path) -> EpisodeStore:
     raise ConfigError(f"{run} holds no episodes: give a run directory, or a folder of episodes such as RUN/demos")
 
 
-def chosen(config: Config, found: Mapping[tuple[str, int], Episode]) -> Episode:
+def meant(config: Config, found: Mapping[tuple[str, int], Episode]) -> Episode:
     """The episode that is meant. Raises `ConfigError` naming the nearest one."""
-    if config.actor is None or config.episode is None:
-        raise ConfigError(f"a verdict needs --actor and --episode: serl label {config.run} lists them")
-    numbers = [number for actor, number in found if actor == config.actor]
+    actors = sorted({owner for owner, _ in found})
+    if config.episode is None or (config.actor is None and len(actors) > 1):
+        raise ConfigError(
+            f"a verdict needs --episode, of several actors --actor too: serl label {config.run} lists them"
+        )
+    actor = config.actor or actors[0]
+    numbers = [number for owner, number in found if owner == actor]
     if not numbers:
-        raise ConfigError(f'unknown actor "{config.actor}"{nearest(config.actor, {actor for actor, _ in found})}')
+        raise ConfigError(f'unknown actor "{actor}"{nearest(actor, actors)}')
     if config.episode not in numbers:
         other = min(numbers, key=lambda number: abs(number - (config.episode or 0)))
-        raise ConfigError(f"{config.actor} has no episode {config.episode}; the nearest is {other}")
-    return found[config.actor, config.episode]
+        raise ConfigError(f"{actor} has no episode {config.episode}; the nearest is {other}")
+    return found[actor, config.episode]
 
 
 def label_of(config: Config, episode: Episode, wall_time: float) -> Label:
@@ -114,7 +118,7 @@ def main(config: Config) -> int:
         listed = [episode for episode in found.values() if config.actor in (None, episode.actor)]
         print(table(listed, store.labels.newest()))
         return 0
-    episode = chosen(config, found)
+    episode = meant(config, found)
     store.labels.add(label_of(config, episode, time.time()))
     print(table([episode], store.labels.newest()))
     return 0

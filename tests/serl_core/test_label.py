@@ -62,7 +62,8 @@ def test_a_verdict_is_added_beside_the_recording(run: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["success"], "a verdict needs --actor and --episode"),
+        (["success"], "a verdict needs --episode"),
+        (["success", "--episode", "0"], "of several actors --actor too"),
         (["success", "--actor", "arm1", "--episode", "0"], 'unknown actor "arm1"; did you mean "arm-1"?'),
         (["success", "--actor", "arm-1", "--episode", "9"], "arm-1 has no episode 9; the nearest is 3"),
         (["success", "--actor", "arm-1", "--episode", "2", "--step", "2"], "has steps 0 to 1, none 2"),
@@ -77,6 +78,14 @@ def test_what_cannot_be_meant_is_said_in_one_line(run: Path, arguments: list[str
         cli.run(["label", str(run), *arguments])
     assert text in str(error.value) and "\n" not in str(error.value)
     assert not (run / "episodes" / "labels.jsonl").exists()
+
+
+def test_the_only_actor_need_not_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards against names to be copied where nothing else can be meant."""
+    with EpisodeStore(tmp_path) as store:
+        for record in (start("demo", 0), replace(step("demo", 0, 0), truncated=True)):
+            store.append(record)
+    assert labelled(capsys, tmp_path, "failure", "--episode", "0")[0][:2] == ["demo", "0"]
 
 
 def test_a_folder_without_episodes_is_named(tmp_path: Path) -> None:
