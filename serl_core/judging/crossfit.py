@@ -117,7 +117,8 @@ def figures(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief)
 def by_episode(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief) -> dict[str, int]:
     """What confirmation makes of the frames: successes that are confirmed, and failures that are taken for one.
 
-    A success that is confirmed before there is one (its first frame none yet) is early: as false as any.
+    A success that is confirmed before there is one (its first frame none yet) is early: as false as any. Episodes that
+    end too soon after their success to be confirmed, as demonstrations do at its first frame, are not held against it.
     """
     counts = {"failed_episodes": 0, "false_successes": 0, "good_episodes": 0, "confirmed": 0, "early": 0}
     for number in np.unique(owner):
@@ -127,7 +128,7 @@ def by_episode(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Beli
         if not good.any():
             counts["failed_episodes"] += 1
             counts["false_successes"] += begun is not None
-        else:
+        elif begun is not None or good.sum() >= belief.k:
             counts["good_episodes"] += 1
             counts["confirmed"] += begun is not None
             counts["early"] += begun is not None and not good[begun]

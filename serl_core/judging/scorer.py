@@ -79,7 +79,7 @@ class FileScorer:
         self.classifier = newer
         self._encode = self._encoder()
         self._warm_up()
-        log.info("classifier %s", self.name)
+        log.warning("from this episode on the judge is %s", self.name)
 
     def _encoder(self) -> Callable[[Obs], dict[str, npt.NDArray[Any]]]:
         return self._once.encoder(self._trunk, self.classifier.cameras)

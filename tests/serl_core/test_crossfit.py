@@ -75,3 +75,10 @@ def test_episodes_are_counted_as_the_judge_would_see_them():
     found = by_episode(scores, truth, owner, Belief(0.5, 2, 2))
     assert (found["failed_episodes"], found["false_successes"]) == (2, 1)
     assert (found["good_episodes"], found["confirmed"], found["early"]) == (2, 2, 1)
+
+
+def test_an_episode_that_ends_before_its_success_can_be_confirmed_is_not_counted():
+    """Guards against demonstrations, which end at the first frame of success, as successes that were missed."""
+    scores, truth = np.array([0.1, 0.9, 0.1, 0.1, 0.1]), np.array([False, True, False, True, True])
+    found = by_episode(scores, truth, np.array([0, 0, 1, 1, 1]), Belief(0.5, 2, 2))
+    assert (found["good_episodes"], found["confirmed"], found["failed_episodes"]) == (1, 0, 0)
