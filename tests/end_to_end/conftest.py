@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from robot_servers.cameras.simulated import RenderingUnavailable, choose_backend
 from serl_core.processes import Child, children, serl
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -24,3 +26,12 @@ def start(tmp_path) -> Iterator[Callable[..., Child]]:
             return running[-1]
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def rendering() -> None:
+    """Skips what needs pictures where none can be rendered, naming the Debian package that would help."""
+    try:
+        choose_backend(os.environ.get("MUJOCO_GL", "").lower())
+    except RenderingUnavailable as error:
+        pytest.skip(str(error))

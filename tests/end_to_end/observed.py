@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from serl_core.data.episodes import EpisodeStore
+from serl_core.data.labels import Label
 from serl_core.processes import serl
 from serl_core.types import EpisodeStart, Record, Step
 
@@ -68,6 +69,16 @@ def _parents() -> dict[int, int]:
 def stored(run_dir: Path) -> list[Record]:
     """What the learner has stored so far."""
     return list(EpisodeStore(run_dir / "episodes").records())
+
+
+def labels(run_dir: Path) -> list[Label]:
+    """Every verdict in the learner's store, in the order in which they came."""
+    return EpisodeStore(run_dir / "episodes").labels.news()
+
+
+def steps(run_dir: Path) -> list[Step]:
+    """What the learner has stored of the arm's steps, none before it began."""
+    return [record for record in stored(run_dir) if isinstance(record, Step)] if (run_dir / "episodes").exists() else []
 
 
 def episodes(run_dir: Path) -> list[tuple[EpisodeStart, list[Step]]]:

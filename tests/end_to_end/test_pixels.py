@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import pytest
 from observed import episodes
 
-from robot_servers.cameras.simulated import RenderingUnavailable, choose_backend
 from serl_core.envs.robot_env import PROPRIOCEPTION
 
 STEPS = 60
 CAMERAS = ("front", "wrist")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def rendering() -> None:
-    try:
-        choose_backend(os.environ.get("MUJOCO_GL", "").lower())
-    except RenderingUnavailable as error:
-        pytest.skip(str(error))  # names the Debian package
+pytestmark = pytest.mark.usefixtures("rendering")
 
 
 def test_from_pixels_nothing_privileged_is_needed_or_seen(start, tmp_path):

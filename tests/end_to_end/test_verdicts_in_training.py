@@ -2,48 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import re
-import urllib.request
-from pathlib import Path
-
-from observed import stored, wait_for
+from observed import labels, steps, wait_for
+from phone import Phone
 
 from serl_core.data.episodes import EpisodeStore
-from serl_core.data.labels import HardExample, Label, hard_examples
-from serl_core.processes import Child
-from serl_core.types import Step
+from serl_core.data.labels import HardExample, hard_examples
 
 COMPILING = 240.0  # s
-
-
-class Phone:
-    """The page that an actor serves, without a browser."""
-
-    def __init__(self, actor: Child) -> None:
-        self.actor = actor
-        wait_for(lambda: self._found() is not None, 60.0)
-        found = self._found()
-        assert found is not None
-        self.address, self.token = found.groups()
-
-    def _found(self) -> re.Match[str] | None:
-        self.actor.check()
-        return re.search(r"(http://127\.0\.0\.1:\d+/)#(\S+)", self.actor.log.read_text())
-
-    def ask(self, path: str, event: str | None = None) -> dict:
-        data = None if event is None else json.dumps({"event": event}).encode()
-        request = urllib.request.Request(self.address + path, data, {"X-Token": self.token})
-        with urllib.request.urlopen(request, timeout=60) as answer:
-            return json.loads(answer.read())
-
-
-def labels(run_dir: Path) -> list[Label]:
-    return EpisodeStore(run_dir / "episodes").labels.news()
-
-
-def steps(run_dir: Path) -> list[Step]:
-    return [record for record in stored(run_dir) if isinstance(record, Step)] if (run_dir / "episodes").exists() else []
 
 
 def test_verdicts_reach_the_learners_store_once(start, tmp_path):
