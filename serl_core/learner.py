@@ -11,21 +11,21 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
 from robot_servers.keys import load_server_keys
 from serl_core.agents.policy import params_to_tree, tree_from_flat, tree_to_flat
-from serl_core.agents.sac import SAC
 from serl_core.checkpoint import Checkpoints
+from serl_core.claim import check_claim
 from serl_core.config import START_AFTER, ConfigError, Observation, Preset, Vision
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
-from serl_core.data.sampling import Sampling
 from serl_core.engine import Engine, data_parallel
 from serl_core.limiter import UpdateLimiter
+from serl_core.methods import Method, recipe
 from serl_core.metrics import Metrics
 from serl_core.nets.encoders import fit_normaliser
 from serl_core.pages import keep_freed_memory
@@ -33,7 +33,7 @@ from serl_core.perception import Encode, remembered, with_projection
 from serl_core.policies import Blueprint
 from serl_core.processes import StopFlag
 from serl_core.progress import progress
-from serl_core.summary import read_json, write_json
+from serl_core.summary import write_json
 from serl_core.tasks import load_task
 from serl_core.transport import LearnerLink
 from serl_core.types import DEMONSTRATOR, Judgement, Message, Step
@@ -54,6 +54,11 @@ class Config:
     insecure: bool = False  # allow such an address without keys: whoever reaches it can send anything
     demos: Path | None = None  # demonstrations to start from; default: RUN_DIR/demos
     env_steps: int = 0  # end after this many online transitions; 0: learn until stopped
+    method: Method = "hil-serl"  # what is learnt from, see `serl_core.methods`; "bc" needs no actor and ends by itself
+    takeover_penalty: float = 0.0  # hil-serl: subtracted from the reward of the policy's last steps before a takeover
+    takeover_penalty_steps: int = 1  # how many of them
+    demo_age: int = 0  # online transitions after which what a person did is no longer a demonstration; 0: never
+    rlif_expert: Literal["last", "none", "all"] = "last"  # rlif: which of the person's steps are learnt from
     preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
     utd: int = 4  # critic updates per online transition
     trunk: str = "small"  # frozen image trunk: small, resnet10, resnet18
@@ -71,7 +76,6 @@ class Config:
 
 PUBLISH_EVERY_STEPS = 10  # transitions between two versions in lockstep
 UNSEEN_VERSIONS = 1_000_000  # more than can have been published since the last known one: versions never go back
-OF_A_RUN = ("task", "obs", "seed", "preset", "utd", "trunk", "vision", "channels", "lockstep")  # same after a resume
 RECEIVE_AT_MOST = 64  # records between two updates, so that a flood of data does not stop learning
 
 
@@ -90,7 +94,8 @@ class Learner:
     ) -> None:
         self.config = config
         self.blueprint = blueprint or blueprint_for(config)
-        self.agent: SAC = self.blueprint.agent()
+        self.agent = self.blueprint.agent()
+        self.recipe = recipe(config, self.blueprint.agent_config)
         sharding = data_parallel(jax.local_devices())
         self.replay = Replay(
             config.capacity,
@@ -99,13 +104,13 @@ class Learner:
             encode=encode or self.blueprint.replay_encoder(np.random.default_rng([config.seed, 1])),
             views=self.blueprint.views,
             sharding=sharding,
+            routing=self.recipe.routing,
         )
-        settings = self.agent.config
-        spec = Sampling(settings.discount, settings.batch, n_step=settings.n_step)
-        self.engine = Engine(self.agent, self.replay, spec, settings.utd, self.blueprint.sight(), config.seed, sharding)
+        spec, utd = self.recipe.sampling, self.recipe.utd
+        self.engine = Engine(self.agent, self.replay, spec, utd, self.blueprint.sight(), config.seed, sharding)
         self.limiter = UpdateLimiter(
-            utd=self.agent.config.utd,
-            per_call=self.agent.config.utd,
+            utd=utd,
+            per_call=utd,
             lockstep=config.lockstep,
             start_after=config.start_after,
         )
@@ -134,6 +139,7 @@ class Learner:
 
     def learn(self, stop: Callable[[], bool]) -> None:
         """Until stopped, or until every update for the last wanted transition is done."""
+        self._pretrain(stop)
         with progress("learning (transitions)", self.config.env_steps or self.config.capacity) as bar:
             while not (stop() or self._finished()):
                 self._receive()
@@ -154,7 +160,8 @@ class Learner:
 
     def _finished(self) -> bool:
         """Every step the actors made has arrived; what replay refused of them counts, or this would wait for ever."""
-        return 0 < self.config.env_steps <= self.received.total() and not self.limiter.grants()
+        arrived = 0 < self.config.env_steps <= self.received.total()
+        return self.recipe.offline or (arrived and not self.limiter.grants())
 
     def _receive(self) -> None:
         """Store, insert, report, acknowledge; wait for data only when no update is due.
@@ -184,13 +191,26 @@ class Learner:
             log.error("stored, but not learnt from: %s", error)
             return False
 
+    def _pretrain(self, stop: Callable[[], bool]) -> None:
+        """Updates on the demonstrations, before anything acts. Raises ConfigError if there are none."""
+        if self.recipe.pretrain and not self.replay.size("demos"):
+            raise ConfigError(
+                f"--method {self.config.method} begins with demonstrations, and there are none: record some"
+            )
+        while self.grad_steps < self.recipe.pretrain and not stop():
+            self._learn()
+
     def _update(self) -> None:
-        """One compiled call: UTD critic updates and one actor update."""
-        self._check(self._pending)  # one call late, so that the device never waits for the host
-        self.state, self._pending = self.engine.update(self.state, self.grad_steps // self.agent.config.utd)
-        self.grad_steps += self.agent.config.utd
+        """A call that was granted."""
+        self._learn()
         self.limiter.done()
         self._report()
+
+    def _learn(self) -> None:
+        """One compiled call: UTD critic updates and one actor update."""
+        self._check(self._pending)  # one call late, so that the device never waits for the host
+        self.state, self._pending = self.engine.update(self.state, self.grad_steps // self.recipe.utd)
+        self.grad_steps += self.recipe.utd
 
     def _check(self, metrics: dict[str, Any]) -> None:
         if metrics and not bool(jax.device_get(metrics["finite"])):
@@ -296,26 +316,9 @@ class Learner:
 def blueprint_for(config: Config) -> Blueprint:
     """The networks of a run."""
     blueprint = Blueprint.for_task(
-        config.task, config.obs, config.preset, config.utd, config.trunk, config.trunk_weights, config.vision
+        config.task, config.obs, config.preset, config.utd, config.trunk, config.trunk_weights, config.vision, config
     )
     return with_projection(blueprint, config)
-
-
-def check_claim(config: Config) -> dict[str, Any]:
-    """What ``config.json`` shall say. Raises ConfigError if there is another run, or one that is not resumed."""
-    path = config.run_dir / "config.json"
-    mine = {
-        name: getattr(config, name)
-        for name in ("task", "obs", "seed", "preset", "utd", "trunk", "vision", "channels", "lockstep")
-    }
-    if path.exists():
-        saved = read_json(path)
-        if not config.resume:
-            raise ConfigError(f"{config.run_dir} holds a run: go on with --resume, or choose another --run-dir")
-        for name, value in mine.items():
-            if saved.get(name) != value:
-                raise ConfigError(f"{config.run_dir} was begun with {name} {saved.get(name)}, not {value}")
-    return mine
 
 
 def main(config: Config) -> int:

@@ -14,12 +14,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from serl_core.agents.policy import params_from_tree
+from serl_core.agents.bc import BC, BCConfig, make_bc_policy
+from serl_core.agents.policy import Act, Agent, params_from_tree
 from serl_core.agents.sac import SAC, SACConfig, make_policy, rlpd_preset
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation, Preset, Vision
 from serl_core.data.replay import as_frames
 from serl_core.envs.robot_env import observation_space
+from serl_core.methods import AgentConfig, Switches, agent_config
 from serl_core.nets.frames import view_encoder
 from serl_core.nets.once import EncodedOnce
 from serl_core.nets.projection import Projection
@@ -51,7 +53,7 @@ class Blueprint:
 
     task: str  # name, or path of the task file
     obs: Observation
-    agent_config: SACConfig
+    agent_config: AgentConfig
     trunk: str = "small"  # one of `serl_core.nets.trunks.TRUNKS`
     weights: Path | None = None  # of the trunk, on this machine; the small one comes with the package
     vision: Vision = "cached"
@@ -67,11 +69,14 @@ class Blueprint:
         trunk: str = "small",
         weights: Path | None = None,
         vision: Vision = "cached",
+        switches: Switches | None = None,
     ) -> Blueprint:
-        """The networks for a task."""
+        """The networks for a task; by default HIL-SERL's. Raises ConfigError for switches that do not fit."""
         loaded = load_task(task)
         plain = SACConfig(discount=loaded.discount, grasp=loaded.grippers, utd=utd)
-        return cls(task, obs, PRESETS[preset](plain, loaded), trunk, weights, vision)
+        config = PRESETS[preset](plain, loaded)
+        config = config if switches is None else agent_config(switches, config)
+        return cls(task, obs, config, trunk, weights, vision)
 
     def to_tree(self) -> dict[str, Any]:
         """As plain values and arrays, for the wire and for checkpoints."""
@@ -80,7 +85,8 @@ class Blueprint:
             trunk["digest"] = self.frozen_trunk.digest
         if self.projection is not None:
             trunk["projection"] = {name: np.asarray(x) for name, x in vars(self.projection).items()}
-        return {"task": self.task, "obs": self.obs, "agent": asdict(self.agent_config), "trunk": trunk}
+        agent = {"kind": "bc" if isinstance(self.agent_config, BCConfig) else "sac", **asdict(self.agent_config)}
+        return {"task": self.task, "obs": self.obs, "agent": agent, "trunk": trunk}
 
     @classmethod
     def from_tree(cls, tree: Mapping[str, Any], weights: Path | None = None) -> Blueprint:
@@ -94,7 +100,7 @@ class Blueprint:
         try:
             trunk = tree["trunk"]
             fitted = Projection(**trunk["projection"]) if "projection" in trunk else None
-            config = SACConfig(**values)
+            config = {"sac": SACConfig, "bc": BCConfig}[values.pop("kind", "sac")](**values)
             blueprint = cls(tree["task"], tree["obs"], config, trunk["name"], weights, trunk["vision"], fitted)
         except (TypeError, KeyError) as error:
             raise ConfigError(f"these weights need another version of the networks: {error}") from error
@@ -122,9 +128,21 @@ class Blueprint:
         features = np.zeros(self.frozen_trunk.features, np.float16)
         return {name: zeros if name == "state" else features for name, zeros in raw.items()}
 
-    def agent(self) -> SAC:
-        """The agent with these networks."""
-        return SAC(self.agent_config, self.example(), self.load_task().action_dim, self.trained_trunk)
+    def agent(self) -> Agent:
+        """The agent with these networks. Raises ConfigError for a trunk that it cannot train."""
+        size = self.load_task().action_dim
+        if isinstance(self.agent_config, SACConfig):
+            return SAC(self.agent_config, self.example(), size, self.trained_trunk)
+        if self.trained_trunk is not None:
+            raise ConfigError("--vision trained needs critics, whose gradients train the trunk: clone with cached")
+        return BC(self.agent_config, self.example(), size)
+
+    def act(self) -> Act:
+        """The compiled policy of these networks."""
+        size = self.load_task().action_dim
+        if isinstance(self.agent_config, SACConfig):
+            return make_policy(self.agent_config, self.example(), size, self.trained_trunk)
+        return make_bc_policy(self.agent_config, self.example(), size)
 
     def encoder(self, once: EncodedOnce | None = None) -> Callable[[Obs], Obs]:
         """What turns an observation into what the policy acts on: frames become features, ``once`` for all readers."""
@@ -181,9 +199,7 @@ class _Acting:
     """One compiled policy and the weights it acts with."""
 
     def __init__(self, blueprint: Blueprint, seed: int, once: EncodedOnce | None, *, explore: bool) -> None:
-        self._act = make_policy(
-            blueprint.agent_config, blueprint.example(), blueprint.load_task().action_dim, blueprint.trained_trunk
-        )
+        self._act = blueprint.act()
         self._encode = blueprint.encoder(once)
         self._example = blueprint.raw_example()
         self._key = jax.random.key(seed)

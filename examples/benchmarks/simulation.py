@@ -22,7 +22,6 @@ import tyro
 
 from robot_servers.drivers.mujoco import MujocoDriver
 from robot_servers.guarded import GuardedRobot
-from serl_core.agents.sac import make_policy
 from serl_core.policies import Blueprint
 from serl_core.session import connected, make_env
 from serl_core.simulated import simulated_server
@@ -83,7 +82,7 @@ def actor_step(task_name: str, steps: int) -> float:
     """One step of an actor from state, ms, through the real server and with the scripted operator watching."""
     blueprint = Blueprint.for_task(task_name, "state")
     task, agent = blueprint.load_task(), blueprint.agent()
-    act = make_policy(blueprint.agent_config, blueprint.example(), task.action_dim)
+    act = blueprint.act()
     params, key = agent.policy(agent.init(jax.random.key(0))), jax.random.key(1)
     with tempfile.TemporaryDirectory() as logs, simulated_server(task, "state", Path(logs)) as address:  # noqa: SIM117
         with connected(task, "state", *address) as session:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -26,6 +26,26 @@ class PolicyParams:
     actor: Any
     grasp: Any  # the gripper critic; {} where the gripper is not learned
     normaliser: Normaliser
+
+
+class Agent(Protocol):
+    """What a learner trains: pure functions on minibatches (updates, batch, …), as `serl_core.agents.sac` says."""
+
+    def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> Any:
+        """A fresh state; without a normaliser "state" is used as it is."""
+        ...
+
+    def update(self, state: Any, batches: Any, see: Any) -> tuple[Any, dict[str, jax.Array]]:
+        """One update per minibatch, to be compiled; metrics are scalars, "finite" among them."""
+        ...
+
+    def policy(self, state: Any) -> PolicyParams:
+        """A copy of what acting needs."""
+        ...
+
+    def averaged_policy(self, state: Any) -> PolicyParams:
+        """The same from the soft copies: what the policy was lately."""
+        ...
 
 
 def raw_key(key: jax.Array) -> jax.Array:
