@@ -6,9 +6,8 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 import zmq
 from zlib_ng.zlib_ng import crc32
@@ -23,7 +22,6 @@ from serl_core.link.shared import Peer, Session, Shared, is_full
 
 log = logging.getLogger(__name__)
 
-MAX_SESSIONS = 1024  # of one actor: its spool keeps a file of each open
 ASKED = 0.5  # s that what was asked for again may be under way
 
 
@@ -156,7 +154,7 @@ class Porter:
             self._say(ident, protocol.message(protocol.REFUSED, text=f"{text}; install the same release on both"))
             return self._reject(ident, text)
         hello = protocol.fields_of(frames[0], actor=str, sessions=dict, version=int)
-        sessions = _checked(hello["sessions"])
+        sessions = protocol.checked_sessions(hello["sessions"])
         known = self._peers.get(ident)
         if known is None and len(self._peers) >= ACTORS:
             raise wire.WireError(f"there are {ACTORS} actors already")
@@ -336,16 +334,3 @@ class Porter:
     def _share_peers(self) -> None:
         with self._shared.changed:
             self._shared.peers = tuple(peer.actor for peer in self._peers.values())
-
-
-def _checked(sessions: Mapping[Any, Any]) -> dict[str, tuple[int, int]]:
-    """``sessions`` of a hello. Raises `wire.WireError` unless each is ``name: [first, last]``."""
-    if len(sessions) > MAX_SESSIONS:
-        raise wire.WireError(f"{len(sessions)} sessions in one spool; at most {MAX_SESSIONS} are allowed")
-    checked: dict[str, tuple[int, int]] = {}
-    for name, span in sessions.items():
-        whole = isinstance(span, list) and len(span) == 2 and all(type(seq) is int for seq in span)
-        if not whole or not 0 < len(name) <= 128 or not 1 <= span[0] <= span[1] + 1 < 1 << 32:
-            raise wire.WireError(f"session {name!r:.80} without its first and last number")
-        checked[name] = (span[0], span[1])
-    return checked

@@ -42,6 +42,7 @@ WELCOME, REFUSED, ACK, RESEND, REPORT, WEIGHTS, WHO = (
     b"who",
 )
 BEAT = 0.25  # s between heartbeats
+MAX_SESSIONS = 1024  # of one actor: its spool keeps a file of each open
 MAX_WEIGHTS = 1 << 30  # bytes
 MAX_DATA = wire.MAX_BYTES + 1024  # bytes: one record of the largest size, with its head
 RUN_RECORDS, RUN_BYTES = 64, 4 << 20  # of one data message, unless a single record is larger
@@ -76,6 +77,19 @@ def fields_of(frame: wire.Buffer, **kinds: type) -> dict[str, Any]:
         if type(tree.get(name)) is not kind:
             raise wire.WireError(f"field {name!r} is missing or no {kind.__name__}")
     return tree
+
+
+def checked_sessions(sessions: Mapping[Any, Any]) -> dict[str, tuple[int, int]]:
+    """``sessions`` of a hello. Raises `wire.WireError` unless each is ``name: [first, last]``."""
+    if len(sessions) > MAX_SESSIONS:
+        raise wire.WireError(f"{len(sessions)} sessions in one spool; at most {MAX_SESSIONS} are allowed")
+    checked: dict[str, tuple[int, int]] = {}
+    for name, span in sessions.items():
+        whole = isinstance(span, list) and len(span) == 2 and all(type(seq) is int for seq in span)
+        if not whole or not 0 < len(name) <= 128 or not 1 <= span[0] <= span[1] + 1 < 1 << 32:
+            raise wire.WireError(f"session {name!r:.80} without its first and last number")
+        checked[name] = (span[0], span[1])
+    return checked
 
 
 def checksum(frames: Sequence[wire.Buffer]) -> int:
