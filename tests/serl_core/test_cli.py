@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -33,6 +34,19 @@ def test_bad_input_is_answered_in_one_line(arguments, text):
         cli.run(arguments)
     assert text in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "false"), ("true", "true")])
+def test_a_gpu_is_shared(given, seen, monkeypatch):
+    """Guards against an actor that claims most of the GPU, and a learner that ends for want of memory."""
+    name = "XLA_PYTHON_CLIENT_PREALLOCATE"
+    monkeypatch.setenv(name, given or "")
+    if given is None:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(sys, "argv", ["serl", "--help"])
+    with pytest.raises(SystemExit):
+        cli.main()
+    assert os.environ[name] == seen
 
 
 def test_exit_status_and_stderr_of_bad_input():
