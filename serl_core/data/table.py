@@ -103,8 +103,8 @@ class Mirror:
         )
 
     def frame(self, slot: int, frame: Mapping[str, npt.NDArray[Any]]) -> None:
-        """A frame for a slot. Few are kept back, so that memory stays bounded whatever arrives."""
-        self._fresh[slot] = {name: bits(frame[name]) for name in self._shapes}
+        """A copy of a frame for a slot. Few are kept back, so that memory stays bounded whatever arrives."""
+        self._fresh[slot] = {name: bits(np.array(frame[name])) for name in self._shapes}
         if len(self._fresh) >= FRAMES:
             self._flush()
 
@@ -155,4 +155,4 @@ class Mirror:
         return at
 
     def _zeros(self, shape: tuple[int, ...], dtype: np.dtype[Any] | type) -> jax.Array:
-        return jax.device_put(jax.numpy.zeros(shape, dtype), self._sharding)
+        return jax.numpy.zeros(shape, dtype, device=self._sharding)

@@ -43,6 +43,19 @@ def test_everything_written_is_there_however_much_came_at_once() -> None:
     assert set(table.sets["online"].items[: len(written)]) == set(written)
 
 
+def test_a_frame_is_as_it_was_when_it_came() -> None:
+    """Bug: whoever fills one array with frame after frame stores the newest in place of those before."""
+    mirror, _, _ = parts()
+    reused = frame(1)
+    mirror.frame(0, reused)
+    for array in reused.values():
+        array[:] = 2
+    mirror.frame(1, reused)
+    table = jax.tree.map(np.array, mirror.table())
+    np.testing.assert_array_equal(table.frames["state"][:2, 0], [1, 2])
+    np.testing.assert_array_equal(table.frames["front"][:2, 0, 0].view(np.float16), [1, 2])
+
+
 def test_a_removed_member_gives_its_place_to_the_last() -> None:
     """Bug: the device samples a transition that was overwritten."""
     mirror, _, sets = parts()
