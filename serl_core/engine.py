@@ -6,8 +6,7 @@ the call is in two parts, and the frames for the next one are collected while th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, final
 
 import jax
@@ -22,6 +21,7 @@ from serl_core.nets.sight import Sight
 State = Any  # what the agent keeps; donated from call to call
 Metrics = dict[str, jax.Array]
 AXIS = "data"  # of the devices that share each minibatch
+DRAWING = 1 << 31  # sets the keys of calls apart from the agent's: JAX splits a key as it folds small numbers into it
 
 
 class Agent(Protocol):
@@ -30,11 +30,15 @@ class Agent(Protocol):
     def update(self, state: State, batches: Batch, see: Any) -> tuple[State, Metrics]: ...
 
 
-def data_parallel(devices: Sequence[Any]) -> NamedSharding | None:
-    """How state and replay lie on several devices: whole on each; minibatches are divided. None for a single one."""
-    if len(devices) < 2:
+def data_parallel(devices: Sequence[Any], batch: int) -> NamedSharding | None:
+    """How state and replay lie on several devices: whole on each; minibatches are divided. None for a single one.
+
+    As many of them are used as ``batch`` can be divided among.
+    """
+    used = max(count for count in range(1, len(devices) + 1) if batch % count == 0)
+    if used < 2:
         return None
-    mesh = jax.make_mesh((len(devices),), (AXIS,), (AxisType.Auto,), devices=devices)
+    mesh = jax.make_mesh((used,), (AXIS,), (AxisType.Auto,), devices=devices[:used])
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -59,13 +63,19 @@ class Engine:
         self._learners = {True: agent.update, False: getattr(agent, "update_critic", agent.update)}
         self.spec = replay.sampling(spec)
         self._sight, self._sharding = sight, sharding
-        self._key = jax.device_put(jax.random.key_data(jax.random.key(seed)), sharding)
+        self._shares = None if sharding is None else NamedSharding(sharding.mesh, PartitionSpec(None, AXIS))
+        key = jax.random.fold_in(jax.random.key(seed), DRAWING)
+        self._key = jax.device_put(jax.random.key_data(key), sharding)
         self._frozen = jax.device_put(sight.params, sharding)
         self.traces = 0  # how often a part of the call was compiled
-        self._ahead = _Ahead(replay, self._draw) if replay.on_host else None
+        self._ahead: dict[int, tuple[Plan, Batch]] = {}  # by the number of the call, with frames that the host keeps
         self._whole = jax.jit(self._whole_impl, static_argnums=0, donate_argnums=1)
         self._plan = jax.jit(self._plan_impl)
         self._learn = jax.jit(self._learn_impl, static_argnums=0, donate_argnums=1)
+
+    def placed(self, state: State) -> State:
+        """A state, fresh or from a checkpoint, where it is trained."""
+        return jax.device_put(state, self._sharding)
 
     def update(self, state: State, call: int) -> tuple[State, Metrics]:
         """One call: the critic updates, then one of the actor. Donates ``state``; ``call`` numbers what is drawn."""
@@ -77,9 +87,18 @@ class Engine:
 
     def _run(self, actor: bool, state: State, call: int) -> tuple[State, Metrics]:
         with jax.transfer_guard("disallow"):
-            if self._ahead is not None:
-                return self._learn(actor, state, *self._ahead.take(call), self._frozen)
-            return self._whole(actor, state, self._replay.table(), self._frozen, self._key, self._number(call))
+            if not self._replay.on_host:
+                return self._whole(actor, state, self._replay.table(), self._frozen, self._key, self._number(call))
+            chosen, frames = self._ahead.pop(call, None) or self._collect(*self._draw(call))
+            following = self._draw(call + 1)  # now: behind this call it would wait until the device has learnt
+            learnt = self._learn(actor, state, chosen, frames, self._frozen)
+            self._ahead = {call + 1: self._collect(*following)}  # before anything that arrives takes a frame's place
+            return learnt
+
+    def _collect(self, chosen: Plan, frames: Batch) -> tuple[Plan, Batch]:
+        """The frames that the host keeps, to those of a plan that the device holds."""
+        kept = {when: self._replay.fetch(wanted) for when, wanted in chosen.frames.items()}
+        return chosen, {when: {**frames[when], **jax.device_put(kept[when], self._shares)} for when in kept}
 
     def _draw(self, call: int) -> tuple[Plan, Batch]:
         return self._plan(self._replay.table(), self._key, self._number(call))
@@ -109,30 +128,6 @@ class Engine:
 
     def _divided(self, batches: Batch) -> Batch:
         """Each device takes its share of every minibatch."""
-        if self._sharding is None:
+        if self._shares is None:
             return batches
-        shares = NamedSharding(self._sharding.mesh, PartitionSpec(None, AXIS))
-        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, shares), batches)
-
-
-@final
-class _Ahead:
-    """Collects frames that the host keeps for the next call while the device works on this one."""
-
-    def __init__(self, replay: Replay, draw: Callable[[int], tuple[Plan, Batch]]) -> None:
-        self._replay, self._draw = replay, draw
-        self._thread = ThreadPoolExecutor(1, "frames")
-        self._begun: dict[int, Future[tuple[Plan, Batch]]] = {}  # by the number of the call
-
-    def take(self, call: int) -> tuple[Plan, Batch]:
-        """The batch of this call, drawn in the one before; the next one is begun."""
-        ready = self._begun.get(call) or self._begin(call)
-        self._begun = {call + 1: self._begin(call + 1)}
-        return ready.result()
-
-    def _begin(self, call: int) -> Future[tuple[Plan, Batch]]:
-        return self._thread.submit(self._collect, *self._draw(call))
-
-    def _collect(self, chosen: Plan, frames: Batch) -> tuple[Plan, Batch]:
-        kept = {when: self._replay.fetch(wanted) for when, wanted in chosen.frames.items()}
-        return chosen, jax.device_put({when: {**frames[when], **kept[when]} for when in kept})
+        return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, self._shares), batches)

@@ -96,7 +96,7 @@ class Learner:
         self.blueprint = blueprint or blueprint_for(config)
         self.agent = self.blueprint.agent()
         self.recipe = recipe(config, self.blueprint.agent_config)
-        sharding = data_parallel(jax.local_devices())
+        sharding = data_parallel(jax.local_devices(), self.blueprint.agent_config.batch)
         self.replay = Replay(
             config.capacity,
             self.blueprint.raw_example(),
@@ -131,7 +131,7 @@ class Learner:
         self._load_demonstrations()
         known = self.replay.size("demos")
         normaliser = fit_normaliser(*self.replay.state_statistics("demos")) if known else None
-        self.state = jax.device_put(self.agent.init(jax.random.key(config.seed), normaliser), sharding)
+        self.state = self.engine.placed(self.agent.init(jax.random.key(config.seed), normaliser))
         if config.resume:
             self._resume()
 
@@ -293,7 +293,7 @@ class Learner:
         newest = self.checkpoints.latest()
         if newest is not None:
             saved = self.checkpoints.load(newest)
-            self.state = tree_from_flat(self.state, saved["agent"])
+            self.state = self.engine.placed(tree_from_flat(self.state, saved["agent"]))
             self.limiter.load(saved["limiter"])
             self.grad_steps, self.version = saved["grad_steps"], saved["version"]
             self._checkpointed_at = self._logged_at = self.limiter.stored
