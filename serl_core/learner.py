@@ -22,6 +22,7 @@ from serl_core.checkpoint import Checkpoints
 from serl_core.claim import check_claim
 from serl_core.config import START_AFTER, ConfigError, Observation, Preset, Vision
 from serl_core.data.episodes import EpisodeStore
+from serl_core.data.memory import place_frames
 from serl_core.data.replay import Replay
 from serl_core.engine import Engine, data_parallel
 from serl_core.limiter import UpdateLimiter
@@ -97,13 +98,17 @@ class Learner:
         self.agent = self.blueprint.agent()
         self.recipe = recipe(config, self.blueprint.agent_config)
         sharding = data_parallel(jax.local_devices(), self.blueprint.agent_config.batch)
+        encode = encode or self.blueprint.replay_encoder(np.random.default_rng([config.seed, 1]))
+        where, available = place_frames(config.capacity, encode(self.blueprint.raw_example()), jax.local_devices())
         self.replay = Replay(
             config.capacity,
             self.blueprint.raw_example(),
             load_task(config.task).action_dim,
-            encode=encode or self.blueprint.replay_encoder(np.random.default_rng([config.seed, 1])),
+            encode=encode,
             views=self.blueprint.views,
+            where=where,
             sharding=sharding,
+            available=available,
             routing=self.recipe.routing,
         )
         spec, utd = self.recipe.sampling, self.recipe.utd
@@ -286,13 +291,15 @@ class Learner:
 
     def _resume(self) -> None:
         """Everything stored goes back into replay; networks and counters come from the newest checkpoint."""
+        newest = self.checkpoints.latest()
+        saved = None if newest is None else self.checkpoints.load(newest)
+        if saved is not None:
+            self.blueprint.check_trunk(saved["blueprint"])
         stored, acted_with = 0, 0
         for record in self._store.records(as_recorded=True):  # verdicts follow, and may change again
             stored += self._insert(record)
             acted_with = max(acted_with, record.policy_version if isinstance(record, Step) else 0)
-        newest = self.checkpoints.latest()
-        if newest is not None:
-            saved = self.checkpoints.load(newest)
+        if saved is not None:
             self.state = self.engine.placed(tree_from_flat(self.state, saved["agent"]))
             self.limiter.load(saved["limiter"])
             self.grad_steps, self.version = saved["grad_steps"], saved["version"]

@@ -104,12 +104,18 @@ class Blueprint:
             blueprint = cls(tree["task"], tree["obs"], config, trunk["name"], weights, trunk["vision"], fitted)
         except (TypeError, KeyError) as error:
             raise ConfigError(f"these weights need another version of the networks: {error}") from error
-        if blueprint.cameras and trunk["digest"] and blueprint.frozen_trunk.digest != trunk["digest"]:
-            raise ConfigError(
-                f"this policy was learnt on another image trunk {blueprint.trunk} than "
-                f"{blueprint.trunk_file()}: use the same file, and the same version of this package, on both machines"
-            )
+        blueprint.check_trunk(tree)
         return blueprint
+
+    def check_trunk(self, tree: Mapping[str, Any]) -> None:
+        """Raises ConfigError if the networks of another `to_tree` were learnt on other features than these."""
+        digest = tree["trunk"]["digest"]
+        if self.cameras and digest and self.frozen_trunk.digest != digest:
+            raise ConfigError(
+                f"this policy was learnt on another image trunk {self.trunk} than {self.trunk_file()}, or another "
+                "projection of its channels: use the file that the run began with, its projection.npz, and the same "
+                "version of this package on all machines"
+            )
 
     def load_task(self) -> AnyTask:
         """The task itself."""

@@ -1,14 +1,19 @@
-"""How much memory replay may claim: better refused in the first second than killed in the third hour."""
+"""How much memory replay may claim, and where: better refused in the first second than killed in the third hour."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, Literal
+
+import numpy.typing as npt
 
 from serl_core.data.segments import StoreError
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+FOR_FRAMES = 0.8  # of what a device has left: networks, minibatches and what XLA needs beside them take the rest
 
 
 def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
@@ -24,6 +29,30 @@ def check_memory(needed: int, available: int, what: str) -> None:
             f"{what} needs {gigabytes(needed)}, and this machine has {gigabytes(available)} left: "
             f"take {share:.0%} of the capacity or less (serl learner --capacity), or free memory"
         )
+
+
+def device_memory(devices: Iterable[Any]) -> int | None:
+    """Bytes that the fullest of these devices has left; None where they have no memory of their own."""
+    figures = [device.memory_stats() for device in devices]
+    return min((known["bytes_limit"] - known["bytes_in_use"] for known in figures if known), default=None)
+
+
+def place_frames(
+    capacity: int, stored: Mapping[str, npt.NDArray[Any]], devices: Iterable[Any]
+) -> tuple[Literal["device", "host"], Callable[[], int]]:
+    """Where replay keeps ``capacity`` frames like ``stored``, and what tells how many bytes are available there.
+
+    On the device if they fit, as gathering costs least there; otherwise in the machine's memory, which is said.
+    """
+    free = device_memory(devices)
+    if free is None:
+        return "device", available_memory
+    needed, room = capacity * sum(x.nbytes for x in stored.values()), int(FOR_FRAMES * free)
+    if needed <= room:
+        return "device", lambda: free
+    sizes = f"{gigabytes(needed)}, and replay can have {gigabytes(room)} of the device"
+    print(f"frames stay in the machine's memory: {sizes}", flush=True)
+    return "host", available_memory
 
 
 def gigabytes(size: int) -> str:
