@@ -135,10 +135,9 @@ def measure(config: Config) -> Iterator[dict[str, float]]:
         "replay": lambda: replay_figures(config),
         "compression": compression,
     }
-    yield {"cores": os.cpu_count() or 0, "load": os.getloadavg()[0]}
+    yield {"cores": os.cpu_count() or 0}
     for part in config.parts:
-        yield measured[part]()
-    yield {"load_at_the_end": os.getloadavg()[0]}
+        yield {**measured[part](), f"load_at_{part}": os.getloadavg()[0]}
 
 
 def main(config: Config) -> int:
