@@ -112,9 +112,8 @@ class Blueprint:
         digest = tree["trunk"]["digest"]
         if self.cameras and digest and self.frozen_trunk.digest != digest:
             raise ConfigError(
-                f"this policy was learnt on another image trunk {self.trunk} than {self.trunk_file()}, or another "
-                "projection of its channels: use the file that the run began with, its projection.npz, and the same "
-                "version of this package on all machines"
+                f"this policy was learnt on another image trunk {self.trunk} than {self.trunk_file()}: use the same "
+                "file on all machines, the projection.npz that its run began with, and the same version of this package"
             )
 
     def load_task(self) -> AnyTask:
