@@ -60,7 +60,7 @@ def agent_config(switches: Switches, hil_serl: SACConfig) -> AgentConfig:
     RLIF has RLPD's own ten critics and a discount of 0.99, and none of what a preset adds for the task's reward.
     Raises ConfigError for switches that the method does not know.
     """
-    _check(switches)
+    _routing(switches)  # what it refuses would fail later, less clearly
     if switches.method in ("hg-dagger", "bc"):
         return BCConfig(grasp=hil_serl.grasp)
     if switches.method == "rlif":
