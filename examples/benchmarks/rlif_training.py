@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import gymnasium as gym
 import jax
 import numpy as np
 
-from serl_core.agents.policy import Act, PolicyParams
+from serl_core.agents.policy import Act, Agent
 from serl_core.data.replay import Replay
 from serl_core.data.sampling import Sampling
 from serl_core.engine import Engine
 from serl_core.limiter import UpdateLimiter
-from serl_core.nets.encoders import Normaliser, fit_normaliser
+from serl_core.nets.encoders import fit_normaliser
 from serl_core.nets.sight import as_stored
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.summary import Tally
@@ -26,25 +26,14 @@ START_AFTER = 100  # transitions before training starts
 PUBLISH_EVERY = 10  # transitions between two versions of the policy that acts
 
 
-class Agent(Protocol):
-    """What `serl_core.agents.sac.SAC` and `serl_core.agents.bc.BC` are to a loop."""
-
-    def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> Any: ...
-    def update(self, state: Any, batches: Any, see: Any) -> tuple[Any, dict[str, jax.Array]]: ...
-    def policy(self, state: Any) -> PolicyParams: ...
-    def averaged_policy(self, state: Any) -> PolicyParams: ...
-
-
 @dataclass(frozen=True)
 class Recipe:
     """What is learnt with, and how much."""
 
     agent: Agent
     act: Act
-    discount: float
-    demo_ratio: float  # share of "demos" in each batch
+    sampling: Sampling
     utd: int  # updates per transition
-    batch: int
     pretrain: int = 0  # updates on the demonstrations before the first step
 
 
@@ -60,8 +49,7 @@ class Trainee:
         self.limiter = UpdateLimiter(recipe.utd, recipe.utd, lockstep=True, start_after=START_AFTER)
         normaliser = fit_normaliser(*replay.state_statistics("demos"))
         self.state = recipe.agent.init(jax.random.key(seed), normaliser)
-        spec = Sampling(recipe.discount, recipe.batch, recipe.demo_ratio)
-        self._engine = Engine(recipe.agent, replay, spec, recipe.utd, as_stored(), seed)
+        self._engine = Engine(recipe.agent, replay, recipe.sampling, recipe.utd, as_stored(), seed)
         self._calls = 0
         self._key = jax.random.key(seed + 1)
         for _ in range(recipe.pretrain // recipe.utd):
@@ -86,7 +74,7 @@ class Trainee:
     def _update(self) -> None:
         self.state, metrics = self._engine.update(self.state, self._calls)
         self._calls += 1
-        if self.limiter.updates % 1000 == 0 and not bool(metrics["finite"]):
+        if self.limiter.updates % 1000 == 0 and not bool(jax.device_get(metrics["finite"])):
             raise FloatingPointError(f"a loss or gradient became infinite or NaN after {self.limiter.updates} updates")
 
     def final_policy(self) -> Callable[[Obs], Decision]:

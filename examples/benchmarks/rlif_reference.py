@@ -1,0 +1,106 @@
+"""The study's yardsticks: a converged agent per task, trained once, kept with its hash.
+
+It learns from the task's reward with everything that helps: many demonstrations, a good expert's help now and then,
+three-step windows, the person's action followed where the critics agree. What it says decides the takeovers of the
+study, so its file's hash stands in every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from examples.benchmarks.rlif_tasks import StudyTask, TaskName, opened, study_task
+from examples.benchmarks.rlif_training import Recipe, Trainee, demonstrate, score, train
+from serl_core.agents.policy import params_to_tree
+from serl_core.agents.reference import Reference
+from serl_core.agents.sac import SAC, SACConfig, make_policy
+from serl_core.checkpoint import Checkpoints
+from serl_core.data.replay import Replay
+from serl_core.data.sampling import Sampling
+from serl_core.summary import Tally, read_json
+from serl_core.teleop.conditions import Always, AtRandom, Intervening
+
+SEED = 77  # of demonstrations and training: none of the study's
+STEPS: Mapping[TaskName, int] = {"reacher": 8_000, "peg_insertion": 6_000, "pick_cube": 6_000}
+DEMONSTRATIONS: Mapping[TaskName, int] = {"reacher": 300, "peg_insertion": 100, "pick_cube": 100}
+HELP = 0.1  # share of the steps in which the good expert acts
+EVALUATION = 900_000  # first seed of the episodes that say how good it is
+CONVERGED = 0.95  # share of successes below which nobody should be judged by it
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """A reference agent, the first digits of its file's SHA-256, and how often it succeeds."""
+
+    agent: Reference
+    digest: str
+    success: float
+
+
+def config_of(task: StudyTask) -> SACConfig:
+    """Small networks: it is asked in every step of the study."""
+    return SACConfig(
+        discount=task.discount,
+        critics=5,
+        hidden=(128, 128),
+        activation="relu",
+        value_bounds=(0.0, 1.0),
+        n_step=3,
+        imitation=30.0,
+        grasp=task.grippers,
+    )
+
+
+def yardstick(name: TaskName, root: Path, episodes: int = 100) -> Yardstick:
+    """The reference agent of a task, trained now if ``root`` holds none. Raises RuntimeError if it did not converge."""
+    checkpoints = Checkpoints(root / name, keep=1)
+    if checkpoints.latest() is None:
+        checkpoints.save(STEPS[name], trained(name, episodes))
+    path = checkpoints.latest()
+    assert path is not None  # it was just saved
+    tree = checkpoints.load(path)
+    if tree["success"] < CONVERGED:
+        raise RuntimeError(
+            f"{path}: the reference agent succeeds in {tree['success']:.0%} only; delete it, train longer"
+        )
+    task = study_task(name)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in tree["config"].items()}
+    agent = Reference(SACConfig(**values), task.example(), task.action_dim, tree["policy"], tree["critics"])
+    return Yardstick(agent, str(read_json(path / "complete.json")["sha256"])[:12], float(tree["success"]))
+
+
+def trained(name: TaskName, episodes: int) -> dict[str, Any]:
+    """A new reference agent as a tree for a checkpoint."""
+    task = study_task(name)
+    config = config_of(task)
+    agent = SAC(config, task.example(), task.action_dim)
+    act = make_policy(config, task.example(), task.action_dim)
+    recipe = Recipe(agent, act, Sampling(task.discount, 128, 0.35, config.n_step), utd=4)
+    rng = np.random.default_rng(SEED)
+    with opened(name) as world:
+        expert = world.expert("good", rng)
+        replay = Replay(100_000, task.example(), task.action_dim, dict)
+        demonstrating = Intervening(world.env, expert, Always())
+        for record in demonstrate(demonstrating, task.action_dim, DEMONSTRATIONS[name], SEED):
+            replay.insert(record)
+        trainee = Trainee(recipe, replay, SEED)
+        train(Intervening(world.env, expert, AtRandom(HELP, rng)), trainee, STEPS[name], SEED)
+        tally = score(world.env, trainee.final_policy(), episodes, EVALUATION)
+    return {
+        "task": name,
+        "config": asdict(config),
+        "policy": params_to_tree(agent.averaged_policy(trainee.state)),
+        "critics": jax.tree.map(np.asarray, trainee.state.target["arm"]),
+        "success": _rate(tally),
+        "seed": SEED,
+    }
+
+
+def _rate(tally: Tally) -> float:
+    return tally.successes / len(tally.episodes)
