@@ -102,9 +102,7 @@ def main(config: Config) -> int:
     task, obs = policy.blueprint.load_task(), policy.blueprint.obs
     judge = chosen_judge(config.judge, task, obs, once, config.trunk_weights)
     if judge is None and task.goals is None and bool(config.robot) != bool(config.truth):
-        raise ConfigError(
-            "success needs the scene's ground truth: give --robot and --truth or neither, or a --judge"
-        )
+        raise ConfigError("success needs the scene's ground truth: give --robot and --truth or neither, or a --judge")
     with contextlib.ExitStack() as stack:
         address = (config.robot, config.truth)
         if not config.robot:

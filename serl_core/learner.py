@@ -29,7 +29,6 @@ from serl_core.limiter import UpdateLimiter
 from serl_core.methods import Method, recipe
 from serl_core.metrics import Metrics
 from serl_core.nets.encoders import fit_normaliser
-from serl_core.pages import keep_freed_memory
 from serl_core.perception import Encode, remembered, with_projection
 from serl_core.policies import Blueprint
 from serl_core.processes import StopFlag
@@ -177,8 +176,8 @@ class Learner:
         arrived = self._link.receive(RECEIVE_AT_MOST, timeout=patience)
         for label in self._verdicts.news():
             self.replay.relabel(label)
+        self._store.extend(arrived)
         for delivery in arrived:
-            self._store.append(delivery.record, delivery.actor, delivery.seq, delivery.packed, delivery.crc)
             self.limiter.insert(self._insert(delivery.record))
         self._report()
         for delivery in arrived:
@@ -214,6 +213,10 @@ class Learner:
     def _learn(self) -> None:
         """One compiled call: UTD critic updates and one actor update."""
         self._check(self._pending)  # one call late, so that the device never waits for the host
+        if self.recipe.sampling.demo_ratio == 1.0 and not self.replay.size("demos"):
+            raise ConfigError(  # replay would give the policy's own steps instead, and it would imitate itself
+                f"--method {self.config.method} has no demonstration left to learn from: give a larger --demo-age"
+            )
         self.state, self._pending = self.engine.update(self.state, self.grad_steps // self.recipe.utd)
         self.grad_steps += self.recipe.utd
 
@@ -330,7 +333,6 @@ def blueprint_for(config: Config) -> Blueprint:
 
 def main(config: Config) -> int:
     """Learn until done or stopped; always leave a checkpoint and the figures of the run."""
-    keep_freed_memory()
     claimed = check_claim(config)
     keys = load_server_keys(config.keys) if config.keys else None
     with (

@@ -12,8 +12,8 @@ FROM_THE_HEAP = 1 << 30  # bytes up to which an allocation reuses what was freed
 def keep_freed_memory() -> bool:
     """Ask the C library not to give large freed blocks back; False where it cannot be asked.
 
-    Fetching fresh pages from the kernel took a quarter of the time of drawing a pixel batch. The price: the process
-    never becomes smaller than it once was.
+    Fetching fresh pages from the kernel took a quarter of the time of drawing a pixel batch, and as long as sending
+    for each record of the link. The price: the process never becomes smaller than it once was.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # neither in musl nor on macOS
     if mallopt is None:

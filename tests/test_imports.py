@@ -156,7 +156,10 @@ TABLE: dict[str, set[str]] = {
     "serl_core.checkpoint": {"robot_servers.wire"},
     "serl_core.metrics": set(),
     # between them
-    "serl_core.link": {"serl_core.types", "serl_core.syncing", "robot_servers.wire", "robot_servers.keys"},
+    "serl_core.link": {
+        *("serl_core.types", "serl_core.syncing", "serl_core.pages", "robot_servers.wire", "robot_servers.keys"),
+    },
+    "serl_core.pages": set(),
     "serl_core.transport": {"serl_core.link"},
 }
 

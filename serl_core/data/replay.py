@@ -29,12 +29,13 @@ from serl_core.data.known import Ages, Known
 from serl_core.data.labels import Label, judged
 from serl_core.data.memory import available_memory, check_memory, gigabytes
 from serl_core.data.routing import HilSerl, Routed, Routing
-from serl_core.data.sampling import Batch, Frames, Sampling, assemble, gather
+from serl_core.data.sampling import OPERATOR, Batch, Frames, Sampling, assemble, gather
 from serl_core.data.table import Mirror, Table
-from serl_core.types import EpisodeStart, Obs, Record, Step, led_to_takeover
+from serl_core.types import EpisodeStart, Obs, Record, Step, Who, led_to_takeover
 
 Partition = Literal["online", "demos"]
 Where = Literal["device", "host"]
+HANDS: tuple[Who, ...] = ("policy", "operator", "nobody")
 _OVERHEAD = 99  # bytes per frame beside observation and action: rewards, flags, links and index sets, here and there
 
 
@@ -86,7 +87,7 @@ class Replay:
             "reward": np.zeros(capacity, np.float32),
             "penalty": np.zeros(capacity, np.float32),
             "terminated": np.zeros(capacity, np.bool_),
-            "human": np.zeros(capacity, np.bool_),
+            "hands": np.zeros(capacity, np.int8),  # whose: an index into HANDS
             "withheld": np.zeros(capacity, np.bool_),
             "next": np.full(capacity, NONE, np.int32),  # of a transition's slot: the slot it led to
         }
@@ -147,7 +148,7 @@ class Replay:
         return replace(spec, cameras=self._cameras, views=self._views)
 
     def fetch(self, frames: Frames) -> Mapping[str, npt.NDArray[Any]]:
-        """Those of the cameras' frames that the host keeps, as new arrays; from any thread."""
+        """Those of the cameras' frames that the host keeps, as new arrays."""
         return self._host.fetch(frames)
 
     def gather(self, slots: npt.ArrayLike, spec: Sampling, seed: int = 0) -> Batch:
@@ -178,7 +179,7 @@ class Replay:
             return False
         facts, online = self._facts, episode.source == "online"
         facts["action"][before], facts["penalty"][before] = step.action, step.grasp_penalty
-        facts["human"][before] = step.who == "operator" or not online
+        facts["hands"][before] = HANDS.index(step.who) if online else OPERATOR
         facts["next"][before], self._previous[slot] = slot, before
         self._known.remember(before, step, episode.source, self._owners[step.actor, step.episode])
         self._arrived += online

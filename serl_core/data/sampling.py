@@ -19,6 +19,7 @@ from flax import struct
 from serl_core.data.table import Members, Table
 
 Batch = dict[str, Any]
+OPERATOR = 1  # of a table's "hands"
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def plan_of(table: Table, slots: jax.Array, key: jax.Array, spec: Sampling) -> P
     """
     reward, penalty, discount, last, visited = _windows(table.facts, slots, spec.chunk or spec.n_step, spec.discount)
     obs_key, next_key = jax.random.split(key)
-    human = table.facts["human"][slots]
+    human = table.facts["hands"][slots] == OPERATOR
     facts = {"reward": reward, "grasp_penalty": penalty, "human": human, "discount": discount}
     if spec.chunk:
         changed = visited[..., 1:] != visited[..., :-1]
@@ -142,7 +143,7 @@ def _windows(
     power, visited = jnp.full(slots.shape, gamma, jnp.float32), [slots]
     for _ in range(length - 1):
         ends = facts["terminated"][current] | (facts["next"][last] < 0) | facts["withheld"][last]
-        going = ~ends & (facts["human"][last] == facts["human"][current])
+        going = ~ends & (facts["hands"][last] == facts["hands"][current])
         reward += jnp.where(going, power * facts["reward"][last], 0.0)
         penalty += jnp.where(going, power * facts["penalty"][last], 0.0)
         power = jnp.where(going, power * gamma, power)

@@ -35,8 +35,8 @@ class Table:
     """N slots: each frame once, and beside it what is true of the transition that begins there.
 
     ``frames``: "state" (N, n) float32, and each camera (N, V, …) with its V views, unless the host keeps them.
-    ``facts``: "action" (N, A), "reward" and "penalty" (N,) float32; "terminated", "human" and "withheld" (N,) bool;
-    "next" (N,) int32, the slot of the frame that it led to, or −1.
+    ``facts``: "action" (N, A), "reward" and "penalty" (N,) float32; "terminated" and "withheld" (N,) bool; "hands"
+    (N,) int8, 0 the policy's, 1 an operator's, 2 nobody's; "next" (N,) int32, the slot of the frame it led to, or −1.
     """
 
     frames: dict[str, Any]

@@ -22,6 +22,7 @@ from serl_core.link import protocol
 from serl_core.link.courier import Courier, View
 from serl_core.link.protocol import LinkError, Weights
 from serl_core.link.spool import Spool
+from serl_core.pages import keep_freed_memory
 from serl_core.types import Message, record_to_tree
 
 
@@ -80,7 +81,7 @@ class ActorLink:
         if self._courier:
             return self
         self._spool.open(self.session)
-        protocol.keep_freed_memory()
+        keep_freed_memory()
         self._view.heard = time.monotonic()
         self._courier = Courier(self.address, self._actor_id, self._spool, self._view, self._away_after, self._keys)
         self._courier.start()

@@ -25,6 +25,7 @@ from serl_core.link.porter import Porter
 from serl_core.link.protocol import LinkError
 from serl_core.link.segment import Entry
 from serl_core.link.shared import Session, Shared, is_full, press
+from serl_core.pages import keep_freed_memory
 from serl_core.types import Message, record_from_tree
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class LearnerLink:
         """Start serving. Raises `LinkError` if the address is taken. A port of ``*`` picks a free one."""
         if self._porter:
             return self
-        protocol.keep_freed_memory()
+        keep_freed_memory()
         self._porter = Porter(self.address, self._shared, self._limits, self._keys, self._budget)
         self.address = self._porter.address
         self._porter.thread.start()

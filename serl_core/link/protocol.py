@@ -46,7 +46,6 @@ MAX_SESSIONS = 1024  # of one actor: its spool keeps a file of each open
 MAX_WEIGHTS = 1 << 30  # bytes
 MAX_DATA = wire.MAX_BYTES + 1024  # bytes: one record of the largest size, with its head
 RUN_RECORDS, RUN_BYTES = 64, 4 << 20  # of one data message, unless a single record is larger
-_LARGE = (32 << 20) - (64 << 10)  # bytes: a little below glibc's bound; never touched, so it costs nothing
 GATHER = 0.005  # s; more often than this neither records nor acknowledgements are sent: it costs both processes
 
 
@@ -106,15 +105,6 @@ def check_address(address: str, secured: bool, insecure: bool) -> None:
         keys.check_address(address, secured, insecure)
     except keys.KeyProblem as problem:
         raise LinkError(str(problem)) from problem
-
-
-def keep_freed_memory() -> None:
-    """Let the allocator keep what is freed, up to 64 MB, instead of giving it back at once: each record would fetch
-    its 25 pages anew, which costs as much as to send it.
-
-    Freeing one large block raises glibc's own thresholds (mallopt(3), M_MMAP_THRESHOLD); elsewhere it does nothing.
-    """
-    bytes(_LARGE)
 
 
 class Waker:

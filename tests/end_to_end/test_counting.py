@@ -50,6 +50,11 @@ def counted(obs: Obs) -> int:
     return number
 
 
+def counting(obs: Obs) -> dict[str, np.ndarray]:
+    """What replay keeps of an observation: its number."""
+    return {"count": np.array(counted(obs), np.int32)}
+
+
 def mark(number: int) -> np.ndarray:
     """An action that tells which frame it answers."""
     return np.array([number % 997 / 997], np.float32)
@@ -93,7 +98,7 @@ class LearnerSide:
         self.link = LearnerLink(address, self.store.last_of_each()).bind()
         spaces = observation_space(COUNT, "pixels")
         example = {name: np.zeros(box.shape or (), box.dtype) for name, box in spaces.items()}
-        self.replay = Replay(1000, example, COUNT.action_dim, encode=lambda obs: {"count": np.array(counted(obs))})
+        self.replay = Replay(1000, example, COUNT.action_dim, encode=counting)
         for record in self.store.records():
             self.replay.insert(record)
 

@@ -76,11 +76,11 @@ def _first(value: Any, count: int) -> Any:
 def fill(
     store: Replay, actor: int, episode: int, who: str, source: Source = "online", terminated: bool = False
 ) -> None:
-    """One episode; ``who`` has a letter per step: p policy, o operator. Reward = 1 at the last step."""
+    """One episode; ``who`` has a letter per step: p policy, o operator, n nobody. Reward = 1 at the last step."""
     store.insert(start(actor, episode, source))
     for number, letter in enumerate(who):
         last = number == len(who) - 1
-        hand: Who = "operator" if letter == "o" else "policy"
+        hand: Who = {"p": "policy", "o": "operator", "n": "nobody"}[letter]
         ends = {"terminated": last and terminated, "truncated": last and not terminated}
         store.insert(step(actor, episode, number, hand, reward=float(last), **ends))
 

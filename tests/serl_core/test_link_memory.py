@@ -15,7 +15,7 @@ from serl_core.link.fresh import Fresh
 
 FAULTS = """
 import resource, sys
-from serl_core.link.protocol import keep_freed_memory
+from serl_core.pages import keep_freed_memory
 keep_freed_memory()
 for _ in range(10):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -62,6 +62,15 @@ def test_n_step_windows_end_with_the_episode_and_where_control_changes_hands() -
     np.testing.assert_allclose(got["discount"], expected, rtol=1e-6)
 
 
+def test_windows_end_where_nobody_acts() -> None:
+    """Bug: the policy is credited with what happened while a lost device left the arm standing still."""
+    store = replay()
+    fill(store, 0, 0, "ppnnpp")
+    got = gather(store, np.arange(6), n_step=3)
+    np.testing.assert_array_equal(got["next_obs"]["state"][:, 2] - np.arange(6), [2, 1, 2, 1, 2, 1])
+    assert store.size("demos") == 0 and not got["human"].any()
+
+
 def test_full_n_step_windows() -> None:
     """Bug: off-by-one in the window's length or in the power of the discount."""
     store = replay()
