@@ -31,12 +31,12 @@ def free_ports(count: int) -> list[int]:
         return [item.getsockname()[1] for item in sockets]
 
 
-def wait_for(condition: Callable[[], object], timeout: float) -> None:
-    """Return when ``condition()`` is true; a hang is a failure."""
+def wait_for(condition: Callable[[], object], timeout: float, every: float = 0.1) -> None:
+    """Return when ``condition()``, asked ``every`` so many s, is true; a hang is a failure."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, f"still waiting after {timeout:.0f} s"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def descendants(pid: int) -> set[int]:
