@@ -50,7 +50,7 @@ class Blocks:
         """Whether enough was measured."""
         self.learner.limiter.insert(True)  # as if the robot never stopped: updates are always due
         if self._begun is None:
-            if self.learner.grad_steps >= WARM * self.learner.agent.config.utd:
+            if self.learner.grad_steps >= WARM * self.learner.recipe.utd:
                 self._begin()
             return False
         if self.now() - self._begun[0] < self.seconds:
