@@ -232,7 +232,8 @@ class Learner:
     def _report(self) -> None:
         """Tell the actors how far learning is behind what they sent."""
         report = {"received": self.received.total(), "behind": self.limiter.behind, "grad_steps": self.grad_steps}
-        pace = {"utd": self.limiter.achieved_utd, "utd_wanted": self.limiter.utd}
+        wanted = 0.0 if self.config.lockstep else self.limiter.utd  # in lockstep the actor waits
+        pace = {"utd": self.limiter.achieved_utd, "utd_wanted": wanted}
         self._link.report({**report, **pace})
 
     def _publish_if_due(self) -> None:
