@@ -70,7 +70,9 @@ def yardstick(name: TaskName, root: Path, episodes: int = 100) -> Yardstick:
             f"{path}: the reference agent succeeds in {tree['success']:.0%} only; delete it, train longer"
         )
     task = study_task(name)
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in tree["config"].items()}
+    values: dict[str, Any] = {
+        k: tuple(value) if isinstance(value, list) else value for k, value in tree["config"].items()
+    }
     agent = Reference(SACConfig(**values), task.example(), task.action_dim, tree["policy"], tree["critics"])
     return Yardstick(agent, str(read_json(path / "complete.json")["sha256"])[:12], float(tree["success"]))
 

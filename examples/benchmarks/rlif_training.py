@@ -19,7 +19,7 @@ from serl_core.nets.encoders import fit_normaliser
 from serl_core.nets.sight import as_stored
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.summary import Tally
-from serl_core.types import DEMONSTRATOR, Obs, Record
+from serl_core.types import DEMONSTRATOR, Obs, Record, Step
 
 TRAINING_SEEDS, DEMONSTRATION_SEEDS, EVALUATION_SEEDS = 2_000_000, 1_000_000, 10_000  # of episodes: apart
 START_AFTER = 100  # transitions before training starts
@@ -71,6 +71,11 @@ class Trainee:
         self._key, key = jax.random.split(self._key)
         return Decision(self.recipe.act(self._params, obs, key, True))
 
+    @property
+    def updates(self) -> int:
+        """Updates so far, those before the first step included."""
+        return self._calls * self.recipe.utd
+
     def _update(self) -> None:
         self.state, metrics = self._engine.update(self.state, self._calls)
         self._calls += 1
@@ -101,6 +106,18 @@ def demonstrate(env: gym.Env[Any, Any], action_dim: int, episodes: int, seed: in
     identity = Identity(DEMONSTRATOR, source="demo")
     rollout(env, lambda obs: rest, [kept], identity=identity, seeds=range(first, first + episodes))
     return kept.records
+
+
+def demonstrate_to(env: gym.Env[Any, Any], action_dim: int, episodes: int, first: int) -> Tally:
+    """The same, counted and not kept, with the seeds from ``first`` on."""
+    rest = Decision(np.zeros(action_dim, np.float32))
+    return score(env, lambda obs: rest, episodes, first)
+
+
+def successful(records: Sequence[Record]) -> list[Record]:
+    """The records of those episodes that ended in success."""
+    succeeded = {record.episode for record in records if isinstance(record, Step) and record.success}
+    return [record for record in records if record.episode in succeeded]
 
 
 def train(env: gym.Env[Any, Any], trainee: Trainee, steps: int, seed: int, others: Sequence[Callable] = ()) -> Tally:

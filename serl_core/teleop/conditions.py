@@ -103,9 +103,10 @@ class AtRandom:
 class ValueGap:
     """Satisfies `Rule`: takes over where the policy's action is worth less than ``share`` of the reference's.
 
-    ``values`` (obs, proposal) gives both as a reference agent sees them: (Q(s, π), Q(s, a_ref)), which must not be
-    negative for a share to mean anything. What they say is obeyed with probability ``obeyed``, else its contrary is
-    done. The expert then drives for ``hold`` steps, and the policy at least one before the next decision.
+    ``values`` (obs, proposal) gives both as a reference agent sees them: (Q(s, π), Q(s, a_ref)); of a negative value,
+    which an error of the critics may give, the missing share is taken of its size. What they say is obeyed with
+    probability ``obeyed``, else its contrary is done. The expert then drives for ``hold`` steps, and the policy at
+    least one before the next decision.
     Raises `ConfigError` for a share, a probability or a hold that cannot be.
     """
 
@@ -136,7 +137,7 @@ class ValueGap:
             return self._left > 0
         ours, reference = self._values(obs, proposal)
         obeys = self._rng.random() < self._obeyed
-        if (ours < self._share * reference) == obeys:
+        if (ours < reference - (1.0 - self._share) * abs(reference)) == obeys:
             self._left = self._hold
             return True
         return False
