@@ -24,6 +24,7 @@ TOOL = Tool(tcp=TCP)
 AWAY = (0.2, -1.4, 1.4, -1.5, -1.5, 0.1)  # rad, about 10 cm from home
 DOWN = tuple(ARMS["ur5e"].tcp(np.array(HOME_Q), np.array(TCP))[3:].tolist())
 LIMITS = Limits((-0.8, -0.5, 0.1), (-0.2, 0.3, 0.8), DOWN, tilt=1.0, force=60.0)
+ATTEMPTS = 5
 PATIENCE = 20.0  # s; generous, for busy machines
 QUIET = 2.0  # s that a busy machine may keep a package back
 
@@ -34,6 +35,8 @@ class Bench:
     def __init__(self, ur: EmulatedUr, **options: Any) -> None:
         self.ur = ur
         self.skip = 0.0
+        self.late = 0.0  # s, the longest time between two cycles
+        self._last = time.monotonic()
         self.driver = UrDriver(ur.address, LIMITS, model="ur5", tool=TOOL, silence=QUIET, now=self.now, **options)
 
     def now(self) -> float:
@@ -45,8 +48,21 @@ class Bench:
         while not until():
             assert time.monotonic() - begun < PATIENCE, what
             self.driver.cycle()
+            self.late, self._last = max(self.late, time.monotonic() - self._last), time.monotonic()
             due = max(due + 1.0 / self.driver.cycle_hz, time.monotonic() - 0.1)
             time.sleep(max(0.0, due - time.monotonic()))
+
+    def undisturbed(self, story: Callable[[], None]) -> None:
+        """Tell it again if the busy machine kept a cycle back for longer than the robot's own watchdog waits."""
+        for _ in range(ATTEMPTS):
+            self.late, self._last = 0.0, time.monotonic()
+            try:
+                return story()
+            except AssertionError:
+                if self.late < 0.8 / WATCHDOG_HZ:
+                    raise
+            self.driver.recover()
+        pytest.fail(f"this machine kept cycles back in {ATTEMPTS} attempts, by up to {self.late:.2f} s")
 
     def fault(self) -> str:
         return self.driver.health().fault
@@ -117,22 +133,26 @@ def test_presses_no_harder_than_stiffness_times_clip(bench: Bench):
 
 def test_dead_client_stops_the_arm_by_the_robots_own_watchdog(bench: Bench):
     """Force mode goes on with the last wrench for ever; only the robot itself can know that nobody leads it."""
-    goal = bench.driver.state().pose
-    goal[0] += 0.2
-    bench.driver.track(goal, None)
-    bench.cycles(20)
-    assert not bench.still()
-    begun = time.monotonic()
-    while bench.ur.get("running"):  # nobody calls the driver
-        assert time.monotonic() - begun < PATIENCE
-    assert time.monotonic() - begun >= 0.5 / WATCHDOG_HZ and bench.still()
-    bench.cycles(1)
-    assert bench.fault() == "communication" and "watchdog" in bench.driver.health().text
-    bench.driver.recover()
-    assert bench.fault() == "" and bench.ur.get("running")
-    here = bench.driver.state().pose
-    bench.cycles(30)
-    assert np.linalg.norm(bench.driver.state().pose[:3] - here[:3]) < 2e-3  # the old target is forgotten
+
+    def story() -> None:
+        goal = bench.driver.state().pose
+        goal[0] += 0.2
+        bench.driver.track(goal, None)
+        bench.cycles(20)
+        assert not bench.still()
+        begun = time.monotonic()
+        while bench.ur.get("running"):  # nobody calls the driver
+            assert time.monotonic() - begun < PATIENCE
+        assert time.monotonic() - begun >= 0.5 / WATCHDOG_HZ and bench.still()
+        bench.cycles(1)
+        assert bench.fault() == "communication" and "watchdog" in bench.driver.health().text
+        bench.driver.recover()
+        assert bench.fault() == "" and bench.ur.get("running")
+        here = bench.driver.state().pose
+        bench.cycles(30)
+        assert np.linalg.norm(bench.driver.state().pose[:3] - here[:3]) < 2e-3  # the old target is forgotten
+
+    bench.undisturbed(story)
 
 
 def test_protective_stop_needs_a_person_and_five_seconds(bench: Bench):
@@ -182,10 +202,14 @@ def test_stops_that_a_person_must_clear_at_the_arm(bench: Bench, mode: int, kind
 
 def test_program_ended_at_the_pendant_is_a_user_stop(bench: Bench):
     """Taken for a lost message it would be started again by itself, against the person who stopped it."""
-    bench.cycles(5)
-    bench.ur.get("end_program")
-    bench.run(lambda: bench.fault() != "", "the end of the program was not noticed")
-    assert bench.fault() == "user-stop"
+
+    def story() -> None:
+        bench.cycles(5)
+        bench.ur.get("end_program")
+        bench.run(lambda: bench.fault() != "", "the end of the program was not noticed")
+        assert bench.fault() == "user-stop"
+
+    bench.undisturbed(story)
 
 
 def test_stop_from_another_thread_is_final(bench: Bench):
