@@ -98,12 +98,14 @@ class Episodes:
         self.records.append(record)
 
 
-def demonstrate(env: gym.Env[Any, Any], action_dim: int, episodes: int, seed: int) -> list[Record]:
-    """Episodes of an env whose operator always drives, successful or not."""
+def demonstrate(
+    env: gym.Env[Any, Any], action_dim: int, episodes: int, seed: int, first_episode: int = 0
+) -> list[Record]:
+    """Episodes of an env whose operator always drives, successful or not, numbered from ``first_episode`` on."""
     kept = Episodes()
     rest = Decision(np.zeros(action_dim, np.float32))
-    first = DEMONSTRATION_SEEDS + 10_000 * seed
-    identity = Identity(DEMONSTRATOR, source="demo")
+    first = DEMONSTRATION_SEEDS + 10_000 * seed + first_episode
+    identity = Identity(DEMONSTRATOR, first_episode, source="demo")
     rollout(env, lambda obs: rest, [kept], identity=identity, seeds=range(first, first + episodes))
     return kept.records
 
