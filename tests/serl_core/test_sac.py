@@ -237,7 +237,7 @@ def test_a_sparse_bandit_is_solved_from_demonstrations() -> None:
     """Bug: any sign error in actor or critic: the policy leaves the one rewarded action."""
     config = SACConfig(hidden=(64, 64), learning_rate=3e-3, utd=4, batch=64)
     agent, act = (
-        SAC(config, {"state": np.zeros(2, np.float32)}, 2),
+        Compiled(SAC(config, {"state": np.zeros(2, np.float32)}, 2)),
         make_policy(config, {"state": np.zeros(2, np.float32)}, 2),
     )
     state, rng = agent.init(KEY), np.random.default_rng(0)
