@@ -217,18 +217,7 @@ def main(config: Config) -> int:
             spool_sync=config.spool_sync,
         ) as link,
         stop.on_signals(),
-        attending(
-            session,
-            task,
-            config.robot,
-            stop,
-            operator=config.operator,
-            console=config.console,
-            console_keys=config.console_keys,
-            buttons=config.buttons,
-            token_file=config.run_dir / "page.token",
-            keys=keys,
-        ) as there,
+        attending(config, session, task, stop, config.run_dir / "page.token", keys) as there,
     ):
         once = EncodedOnce()
         judge = chosen_judge(config.judge, task, config.obs, once, config.trunk_weights, config.stage_reward)

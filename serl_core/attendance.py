@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 from robot_servers.interface import RobotError
 from robot_servers.keys import ClientKeys
@@ -50,42 +51,55 @@ def attended_by(
     return Attendance(replace(session, clock=AttentiveClock(session.clock, ears)), ears, device)
 
 
+class Wanted(Protocol):
+    """What of a command's configuration says who is at the robot, and how they are heard.
+
+    ``robot``: its address, LEFT,RIGHT of two arms; ``operator``: "none", "scripted", or a device as
+    `serl_core.teleop.spec` says; ``console`` and ``console_keys`` as of `open_console`; ``buttons``: what further
+    buttons of the device say (`parse_buttons`).
+    """
+
+    @property
+    def robot(self) -> str: ...
+    @property
+    def operator(self) -> str: ...
+    @property
+    def console(self) -> str: ...
+    @property
+    def console_keys(self) -> str: ...
+    @property
+    def buttons(self) -> str: ...
+
+
 @contextlib.contextmanager
 def attending(
+    wanted: Wanted,
     session: Session,
     task: AnyTask,
-    address: str,
     stop: Callable[[], bool],
-    *,
-    operator: str = "none",
-    console: str = "none",
-    console_keys: str = "",
-    buttons: str = "",
     token_file: Path | None = None,
     keys: ClientKeys | None = None,
 ) -> Iterator[Attendance]:
-    """Open what ``operator`` and ``console`` name until the end of the block.
+    """Open the device and the consoles that are ``wanted`` until the end of the block.
 
-    ``operator``: "none", "scripted", or a device as `serl_core.teleop.spec` says; ``console``: as of `open_console`;
-    ``buttons``: what further buttons of the device say (`parse_buttons`). STOP reaches the robots at ``address``
-    (LEFT,RIGHT of two arms) past the loop, which may hang. Raises `ConfigError` for what cannot be meant, RobotError
+    STOP reaches the robots past the loop, which may hang. Raises `ConfigError` for what cannot be meant, RobotError
     for what cannot be used.
     """
     states = [robot.state for robot in (session.robot, *session.partners)]
     listeners: list[Listener] = []  # of the one terminal that device and console share
-    shared = listeners if "keys" in console.split("+") else None
-    saying = parse_buttons(buttons)
+    shared = listeners if "keys" in wanted.console.split("+") else None
+    saying = parse_buttons(wanted.buttons)
     with contextlib.ExitStack() as stack:
         device: Device | None = None
-        if operator not in WITHOUT_DEVICE:
-            device = stack.enter_context(open_device(operator, len(task.arms), states, shared))
+        if wanted.operator not in WITHOUT_DEVICE:
+            device = stack.enter_context(open_device(wanted.operator, len(task.arms), states, shared))
             if session.robot.metadata.clock == "lockstep":
                 log.warning("the simulation runs as fast as it can, faster than hands: serve it with --clock realtime")
         heard = stack.enter_context(
             open_console(
-                console,
-                lambda reason: stop_all(address, reason, keys),
-                keys=console_keys,
+                wanted.console,
+                lambda reason: stop_all(wanted.robot, reason, keys),
+                keys=wanted.console_keys,
                 token_file=token_file,
                 listeners=listeners,
             )

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from robot_servers.keys import ClientKeys, load_client_keys
-from serl_core.attendance import Attendance, attending, parse_buttons
+from serl_core.attendance import attending, parse_buttons
 from serl_core.config import ConfigError, Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.envs.attention import by_hand
@@ -150,30 +150,14 @@ def record_by_hand(config: Config, task: AnyTask, session: Session, keys: Client
         if scripted:
             there, begins = scripted_attendance(config.kind, task, session, config.seed, stop)
         else:
-            there, begins = stack.enter_context(_person(config, task, session, stop, keys)), by_hand
+            person = attending(config, session, task, stop, config.out / "page.token", keys)
+            there, begins = stack.enter_context(person), by_hand
         meta = {**episode_meta(session, task, config.obs), "operator": config.operator, "who": config.who}
         book = record_person(
             plan, task, there, store, stop, idle=idle(task), who=config.who, meta=meta, say=_say, begins=begins
         )
     print(f"kept {book.kept} {ABOUT[config.kind]} ({book.steps} steps) of {len(book.ledger.entries)} in {config.out}")
     return 0 if enough(plan, book) else 1
-
-
-def _person(
-    config: Config, task: AnyTask, session: Session, stop: StopFlag, keys: ClientKeys | None
-) -> contextlib.AbstractContextManager[Attendance]:
-    return attending(
-        session,
-        task,
-        config.robot,
-        stop,
-        operator=config.operator,
-        console=config.console,
-        console_keys=config.console_keys,
-        buttons=config.buttons,
-        token_file=config.out / "page.token",
-        keys=keys,
-    )
 
 
 def check(config: Config) -> None:
