@@ -22,6 +22,7 @@ from serl_core.attendance import attending, parse_buttons
 from serl_core.config import ConfigError, Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.envs.attention import by_hand
+from serl_core.envs.rewards import Judge
 from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.metrics import Metrics, read
 from serl_core.pairs import AnyTask
@@ -56,6 +57,9 @@ class Config:
     max_steps: int = 0  # of a person's episode: its time limit, a truncation; 0: the task's own
     robot: str = "tcp://127.0.0.1:5555"  # address of the robot server; of two arms LEFT,RIGHT, so is --truth
     truth: str | None = None  # address of the server's ground truth
+    judge: str = ""  # of demonstrations, as of serl actor: "", "rule" or A.npz,B.npz; a person's word goes before it
+    stage_reward: float = 0.0  # of each classifier but the last, which gives 1
+    trunk_weights: Path | None = None  # of the classifiers' image trunk; the small one comes with the package
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
     seed: int = 0  # of scenes and operator
     console: str = "keys"  # where a person is heard: keys, or keys+page for a browser too
@@ -103,9 +107,9 @@ def idle(task: AnyTask) -> Callable[[Obs], Decision]:
     return lambda obs: Decision(action)
 
 
-def record_script(config: Config, task: AnyTask, session: Session) -> int:
+def record_script(config: Config, task: AnyTask, session: Session, judge: Judge | None = None) -> int:
     """Record, and refuse to go on for ever with an operator who does not succeed."""
-    env = make_env(session, task, config.obs, OperatorConfig(mode="always"), config.seed)
+    env = make_env(session, task, config.obs, OperatorConfig(mode="always"), config.seed, judge=judge)
     with progress("recording demonstrations", config.episodes) as bar, EpisodeStore(config.out) as store:
         kept = SuccessfulEpisodes(store, Metrics(config.out / "metrics.jsonl"), bar)
 
@@ -132,7 +136,9 @@ def first_seed(seed: int) -> int:
     return 1_000_000 + 10_000 * seed
 
 
-def record_by_hand(config: Config, task: AnyTask, session: Session, keys: ClientKeys | None) -> int:
+def record_by_hand(
+    config: Config, task: AnyTask, session: Session, keys: ClientKeys | None, judge: Judge | None = None
+) -> int:
     """Record what a person, or a script in their place, does and says until they quit; 0 if that is enough."""
     scripted = config.operator == "scripted"
     plan = Plan(
@@ -154,7 +160,17 @@ def record_by_hand(config: Config, task: AnyTask, session: Session, keys: Client
             there, begins = stack.enter_context(person), by_hand
         meta = {**episode_meta(session, task, config.obs), "operator": config.operator, "who": config.who}
         book = record_person(
-            plan, task, there, store, stop, idle=idle(task), who=config.who, meta=meta, say=_say, begins=begins
+            plan,
+            task,
+            there,
+            store,
+            stop,
+            idle=idle(task),
+            who=config.who,
+            meta=meta,
+            say=_say,
+            begins=begins,
+            judge=judge,
         )
     print(f"kept {book.kept} {ABOUT[config.kind]} ({book.steps} steps) of {len(book.ledger.entries)} in {config.out}")
     return 0 if enough(plan, book) else 1
@@ -170,6 +186,18 @@ def check(config: Config) -> None:
         )
     if config.episodes < 0 or config.max_steps < 0:
         raise ConfigError("--episodes and --max-steps must not be negative")
+    if config.judge and config.kind != "demo":
+        raise ConfigError(f"--judge is for demonstrations: what is recorded as {config.kind} is taken at your word")
+
+
+def named_judge(config: Config, task: AnyTask) -> Judge | None:
+    """Who judges demonstrations beside a person, None for the task's own. Raises `ConfigError` if that cannot work."""
+    if not config.judge:
+        return None
+    from serl_core.judging.scorer import chosen_judge  # needs jax, which the robot's computer does without
+    from serl_core.nets.once import EncodedOnce
+
+    return chosen_judge(config.judge, task, config.obs, EncodedOnce(), config.trunk_weights, config.stage_reward)
 
 
 def _say(text: str) -> None:
@@ -181,8 +209,9 @@ def main(config: Config) -> int:
     """Record."""
     check(config)
     task = load_task(config.task)
+    judge = named_judge(config, task)
     keys = load_client_keys(config.keys) if config.keys else None
     with connected(task, config.obs, config.robot, config.truth, keys=keys) as session:
         if config.operator == "scripted" and config.kind == "demo":
-            return record_script(config, task, session)
-        return record_by_hand(config, task, session, keys)
+            return record_script(config, task, session, judge)
+        return record_by_hand(config, task, session, keys, judge)

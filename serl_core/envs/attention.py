@@ -191,17 +191,25 @@ class Attended(gym.Wrapper[Any, Any, Any, Any]):
 
     ``max_steps`` of ``period`` s each is the time limit, a truncation, where the environment's own is out of reach.
     With ``begins`` a reset goes on until that is true of a step's ``info``; what passed until then is not part of the
-    episode. `by_hand`: none begins with a person who still looks for the device.
+    episode, and ``forget`` is called so that nobody judges by it. `by_hand`: none begins with a person who still looks
+    for the device.
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any], ears: Ears, max_steps: int, period: float, begins: Begins | None = None
+        self,
+        env: gym.Env[Any, Any],
+        ears: Ears,
+        max_steps: int,
+        period: float,
+        begins: Begins | None = None,
+        forget: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(env)
         self._ears = ears
         self._max_steps = max_steps
         self._period = period
         self._begins = begins
+        self._forget = forget
         self._rest = np.zeros(env.action_space.shape or (), np.float32)
         self._steps = 0
 
@@ -214,6 +222,8 @@ class Attended(gym.Wrapper[Any, Any, Any, Any]):
             self._ears.waits_for(RESET)
             obs, info = self.env.reset(seed=seed, options=options)
             obs, ready = self._await_begin(obs)
+        if self._begins:
+            self._forget()
         self._steps = 0
         self._ears.verdicts()
         self._ears.running, self._ears.ended = not self._ears.over(), False

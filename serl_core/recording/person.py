@@ -17,6 +17,7 @@ from serl_core.attendance import Attendance
 from serl_core.config import Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.envs.attention import Attended, Begins, Ears, attended, by_hand
+from serl_core.envs.rewards import Judge
 from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.outage import OutlivesServer
 from serl_core.pairs import AnyTask
@@ -94,11 +95,13 @@ def record_person(
     meta: Mapping[str, Any],
     say: Callable[[str], None],
     begins: Begins = by_hand,
+    judge: Judge | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> Book:
     """Record until the person quits, or ``stop()``; returns what was recorded.
 
-    ``idle`` is the policy that rests; ``begins``, from when on an episode that a device leads is one.
+    ``idle`` is the policy that rests; ``begins``, from when on an episode that a device leads is one. ``judge``: of
+    demonstrations, instead of the task's own; what the person says goes before it.
     """
     book = Book(store, plan.kind, actor_of(plan.kind), who, say)
     ears = there.ears
@@ -107,7 +110,7 @@ def record_person(
     board = Board(plan, book, watch, ears, now)
     ears.listeners.append(lambda said, running: board.show())
     rollout(
-        person_env(plan, task, there, stop, begins),
+        person_env(plan, task, there, stop, begins, judge),
         idle,
         [book, watch, board],
         identity=Identity(actor_of(plan.kind), book.first_episode, "demo" if plan.kind == "demo" else "online"),
@@ -119,7 +122,12 @@ def record_person(
 
 
 def person_env(
-    plan: Plan, task: AnyTask, there: Attendance, stop: Callable[[], bool], begins: Begins
+    plan: Plan,
+    task: AnyTask,
+    there: Attendance,
+    stop: Callable[[], bool],
+    begins: Begins,
+    judge: Judge | None = None,
 ) -> gym.Env[Any, Any]:
     """The task's environment, led by the person. Only demonstrations are judged by anybody else."""
     session = there.session
@@ -132,11 +140,13 @@ def person_env(
         device=there.device,
         takeover=plan.takeover,
         said=there.ears.verdicts,
+        judge=judge,
         stop=there.ears.over,
         judged=plan.kind == "demo",
     )
     limit, period = plan.max_steps or task.max_steps, 1.0 / task.control_hz
-    env = Attended(env, there.ears, limit, period, begins if there.device is not None else None)
+    forget = judge.reset if judge is not None else lambda: None
+    env = Attended(env, there.ears, limit, period, begins if there.device is not None else None, forget)
     return OutlivesServer(env, (session.robot, *session.partners), stop)
 
 

@@ -12,6 +12,7 @@ from robot_servers.geometry import delta_between
 from robot_servers.interface import RobotState
 from serl_core.config import Task
 from serl_core.envs.frames import axis_scales
+from serl_core.envs.scored import Belief, ScoreJudge, Stage
 from serl_core.teleop.console import Event, Said
 from serl_core.teleop.device import Reading
 
@@ -83,3 +84,25 @@ class Seeker:
         twist[3:] = 0.0
         norm = float(np.linalg.norm(twist))
         return Reading(twist * max(1.0, 0.3 / max(norm, 1e-9)), connected=self.connected)
+
+
+@dataclass
+class Scores:
+    """Satisfies `Scorer`: sees success from the frame of step ``first`` on, counted since its reset."""
+
+    first: int
+    name: str = "scores@1"
+    belief: Belief = field(default_factory=lambda: Belief(0.8, 2, 3))
+    seen: int = 0
+
+    def reset(self) -> None:
+        self.seen = 0
+
+    def score(self, obs: Mapping[str, np.ndarray]) -> Mapping[str, float]:
+        self.seen += 1
+        return {"success": 0.9 if self.seen > self.first else 0.1}
+
+
+def scoring(first: int) -> ScoreJudge:
+    """Confirms in step ``first`` + 1 a success that began in step ``first``."""
+    return ScoreJudge([Stage(Scores(first), "success")])

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from env_parts import REACH
-from person_parts import Script, Seeker, in_order
+from person_parts import Script, Seeker, in_order, scoring
 
 from robot_servers.drivers.fake import FakeDriver
 from robot_servers.guarded import GuardedRobot
 from robot_servers.server import Server
 from serl_core.attendance import Attendance, attended_by
 from serl_core.data.episodes import EpisodeStore
+from serl_core.envs.rewards import Judge
 from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.record import idle
 from serl_core.recording.book import Book
@@ -57,7 +58,14 @@ def hand(session: Session) -> Seeker:
     return Seeker(TASK, session.robot.state, lambda: np.array([0.55, 0.05, 0.35]))
 
 
-def record(session: Session, out: Path, console: Script, device: Device | None, plan: Plan = PLAN) -> tuple[Book, list]:
+def record(
+    session: Session,
+    out: Path,
+    console: Script,
+    device: Device | None,
+    plan: Plan = PLAN,
+    judge: Judge | None = None,
+) -> tuple[Book, list]:
     said: list[str] = []
     with EpisodeStore(out) as store:
         there = at(session, console, device)
@@ -71,6 +79,7 @@ def record(session: Session, out: Path, console: Script, device: Device | None, 
             who="anna",
             meta={"task": "reach"},
             say=said.append,
+            judge=judge,
         )
     return book, said
 
@@ -110,6 +119,41 @@ def test_a_person_records_judges_and_takes_back(session: Session, tmp_path: Path
     assert all(step.who == "operator" for step in recorded[0])  # the wait for the hand is not part of it
     assert any("taken back: episode 2" in text for text in said)
     assert console.shown[-1]["kept"] == "2/2" and not any(shown.get("device") for shown in console.shown)
+
+
+def test_a_judge_gives_the_verdict_and_the_person_has_the_last_word(session: Session, tmp_path: Path) -> None:
+    """Guards demonstrations judged by a classifier: dated at its first frame, and never against what a person says."""
+    moments = [("begin", B), ("begin", B), ("begin", Event.FALSE_SUCCESS), ("begin", B), ("4", F)]
+    moments += [("begin", B), ("5", S), ("begin", Q)]
+    console = Script(in_order(*moments))
+    book, _ = record(session, tmp_path, console, hand(session), judge=scoring(9))
+    assert console.heard == [event for _, event in moments] and book.kept == 2
+    labels = [label for (_, _), label in sorted(EpisodeStore(tmp_path).labels.newest().items())]
+    assert [(label.verdict, label.source) for label in labels] == [
+        ("success", "judge"), ("failure", "person"), ("failure", "person"), ("success", "person"),
+    ]  # fmt: skip
+    assert labels[0].step == 9 and (labels[1].wrong, labels[1].wrong_step) == ("false_success", 9)
+    recorded, used = stored(tmp_path), stored(tmp_path, as_recorded=False)
+    assert [len(recorded[0]), len(recorded[1])] == [11, 11] and recorded[2][-1].terminated
+    assert (len(used[0]), used[0][-1].success, used[0][-1].terminated) == (10, True, True)
+    assert not used[1][-1].success and not used[1][-1].terminated
+    starts = [one for one in EpisodeStore(tmp_path).records() if isinstance(one, EpisodeStart)]
+    assert {one.meta["judge"] for one in starts} == {"person, else success by scores@1"}
+
+
+def test_what_a_judge_saw_before_the_hand_is_no_part_of_the_episode(session: Session, tmp_path: Path) -> None:
+    """Guards against a success that is dated before the first step: the arm may wait where the last one ended."""
+    reads: list[int] = []
+
+    def late() -> bool:
+        reads.append(1)
+        return len(reads) > 20
+
+    console = Script(in_order(("begin", B), ("begin", Q)))
+    book, _ = record(session, tmp_path, console, replace(hand(session), pushes=late), judge=scoring(0))
+    steps = stored(tmp_path)[0]
+    assert [(step.success, step.ago) for step in steps] == [(False, 0), (True, 1)]
+    assert book.ledger.entries[0].judged == 0
 
 
 def test_frames_of_a_kind_need_no_verdict(session: Session, tmp_path: Path) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from env_parts import REACH, REACHED
+from person_parts import scoring
 
 from robot_servers.drivers.fake import FakeDriver
 from robot_servers.guarded import GuardedRobot
 from robot_servers.server import Server
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
-from serl_core.record import Config, check, record_by_hand
+from serl_core.record import Config, check, main, record_by_hand, record_script
 from serl_core.recording.book import Kind
 from serl_core.session import Session, connected
 from serl_core.types import EpisodeStart
@@ -69,6 +70,23 @@ def test_without_a_ground_truth_the_script_cannot_tell(session: Session, tmp_pat
         record_by_hand(Config(tmp_path, kind="success"), TASK, replace(session, truth=None), None)
 
 
+def test_a_judge_takes_the_place_of_the_ground_truth(session: Session, tmp_path: Path) -> None:
+    """Guards --judge with the script: what is kept are the successes that the judge saw, from their first frame on."""
+    config = Config(tmp_path, episodes=2, max_steps=6)
+    assert record_script(config, TASK, session, scoring(4)) == 0
+    labels = EpisodeStore(tmp_path).labels.newest().values()
+    assert [(label.verdict, label.source, label.step) for label in labels] == [("success", "classifier", 4)] * 2
+
+
+@pytest.mark.parametrize(("task", "judge", "text"), [("reach", "rule", "no rule"), ("reach", "a.npz", "--obs pixels")])
+def test_a_judge_that_cannot_be_is_refused_before_a_robot_is_asked_for(
+    tmp_path: Path, task: str, judge: str, text: str
+) -> None:
+    """Guards a person who would learn at the arm's first motion that nobody judges."""
+    with pytest.raises(ConfigError, match=text):
+        main(Config(tmp_path, task=task, judge=judge))
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [
@@ -76,6 +94,7 @@ def test_without_a_ground_truth_the_script_cannot_tell(session: Session, tmp_pat
         ({"operator": "none", "console": "none"}, "only keys, or a button"),
         ({"operator": "gamepad", "buttons": "start=go"}, "write BUTTON=EVENT"),
         ({"episodes": -1}, "episodes"),
+        ({"kind": "play", "judge": "rule"}, "recorded as play is taken at your word"),
     ],
 )
 def test_what_cannot_be_meant_is_said_before_a_robot_is_asked_for(tmp_path: Path, change: dict, text: str) -> None:
