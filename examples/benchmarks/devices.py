@@ -1,7 +1,7 @@
 """How soon a hand's push is a command: ``python -m examples.benchmarks.devices [--json FILE]``.
 
-A SpaceMouse (raw reports on a socket, decoded by pyspacemouse) and a keyboard (a pseudo terminal) speak at moments that
-have nothing to do with the loop. Timed from the report:
+A SpaceMouse (raw reports on a socket, decoded by pyspacemouse), a gamepad (records of the kernel in a pipe, read by
+evdev) and a keyboard (a pseudo terminal) speak at moments that have nothing to do with the loop. Timed from the report:
 
 - read: until `Device.read` returns it, its reader thread included;
 - command: until the robot server has accepted the command that it became, through takeover, environment, client and the
@@ -28,6 +28,7 @@ from typing import Protocol
 import numpy as np
 import tyro
 
+from examples.benchmarks.piped_pad import RANGE, PipedPad
 from examples.tasks.reach import TASK
 from robot_servers.client import RobotClient
 from robot_servers.statistics import quantile
@@ -35,6 +36,7 @@ from serl_core.envs.robot_env import RobotEnv
 from serl_core.envs.takeover import Takeover
 from serl_core.processes import Child, children, serl
 from serl_core.teleop.device import Device
+from serl_core.teleop.gamepad import EV_ABS, EV_KEY, GRIP, Gamepad
 from serl_core.teleop.hidraw import SIX_AXES
 from serl_core.teleop.keyboard import HOLD
 from serl_core.teleop.keyboard_terminal import TerminalKeyboard
@@ -44,6 +46,7 @@ from serl_core.teleop.spacemouse import SpaceMouse
 
 RESULTS = Path(__file__).parent / "results"
 FULL = 350  # counts of a SpaceMouse at its end stop
+SIDEWAYS = 0x00  # ABS_X, the left stick
 PATIENCE = 10.0  # s for one report; more is a failure, not a latency
 Look = Callable[[], tuple[np.ndarray, float]]  # the first three axes as they are now, and since when (s, monotonic)
 
@@ -54,6 +57,7 @@ class Config:
 
     reports: int = 1000  # of each device and stage; a third as many keys
     alone: bool = False  # ahead of all other processes (SCHED_FIFO, for root): as on a machine that nobody else uses
+    results: Path = RESULTS  # folder of the CSV
     json: Path | None = None  # also write the figures here
 
 
@@ -95,6 +99,24 @@ class Mouse:
         counts = (100 + number % 250) * (-1) ** number
         self._end.send(b"\x01" + counts.to_bytes(2, "little", signed=True) + bytes(4))
         return 1, counts / FULL
+
+
+class Pad:
+    """A gamepad whose grip is held and whose left stick is pushed sideways: it tells of changes only."""
+
+    name, pause, repeat, share = "gamepad", 0.003, 0.008, 1.0
+
+    def __init__(self) -> None:
+        self._pad = PipedPad()
+        self._pad.send((EV_KEY, GRIP, 1))
+        self.source = Gamepad("a pipe", opener=lambda path: self._pad)
+
+    def push(self, number: int) -> tuple[int, float]:
+        """To and fro, never twice as far."""
+        low, high = RANGE
+        value = (10_000 + 80 * (number % 250)) * (-1) ** number
+        self._pad.send((EV_ABS, SIDEWAYS, value))
+        return 1, 2.0 * (value - low) / (high - low) - 1.0
 
 
 class Keys:
@@ -205,7 +227,7 @@ def measure(config: Config) -> list[dict[str, float | str]]:
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(10))  # the server, and threads to come, inherit it
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder, served() as robot:
-        for hand in (Mouse(Path(folder)), Keys()):
+        for hand in (Mouse(Path(folder)), Pad(), Keys()):
             count = max(3, int(config.reports * hand.share))
             with Reader(hand.source) as reader:
                 device = ShapedDevice(reader, Shape())
@@ -226,12 +248,13 @@ def row(seconds: list[float]) -> dict[str, float | str]:
 def main(config: Config) -> int:
     """Measure, print, and write the CSV."""
     rows = measure(config)
-    RESULTS.mkdir(exist_ok=True)
-    with (RESULTS / "devices.csv").open("w", newline="") as file:
+    config.results.mkdir(parents=True, exist_ok=True)
+    path = config.results / "devices.csv"
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    print((RESULTS / "devices.csv").read_text(), end="")
+    print(path.read_text(), end="")
     if config.json:
         config.json.write_text(json.dumps(rows, indent=2) + "\n")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import queue
 import shutil
 import socket
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from examples.benchmarks.piped_pad import PipedPad
 from serl_core.teleop.device import DeviceError
 from serl_core.teleop.hidraw import SIX_AXES
 from serl_core.teleop.reader import Motion
@@ -136,46 +136,7 @@ def axes(kind: int, *values: int) -> bytes:
     return struct.pack(f"<B{len(values)}h", kind, *values)
 
 
-class PipedPad:
-    """What evdev's InputDevice is, with its real reading of the kernel's records, but from a pipe."""
-
-    name = "Piped Pad"
-
-    def __init__(self, sticks: tuple[int, ...] = (0, 1, 3, 4), keys: tuple[int, ...] = (0x130, 0x131, 0x136)) -> None:
-        self._evdev = pytest.importorskip("evdev", reason="needs the package evdev-binary", exc_type=ImportError)
-        self._device = self._evdev.InputDevice.__new__(self._evdev.InputDevice)
-        self._device.fd, self._writing = os.pipe()
-        os.set_blocking(self.fd, False)
-        self._sticks, self._keys = sticks, keys
-        self.values: dict[int, int] = {}  # what the kernel would say of an axis
-        self.held: list[int] = []
-
-    @property
-    def fd(self) -> int:
-        return self._device.fd
-
-    def capabilities(self, absinfo: bool) -> dict[int, list[Any]]:
-        span = {code: (-1, 1) if code in (0x10, 0x11) else (-32768, 32767) for code in (*self._sticks, 0x10, 0x11)}
-        infos = [(code, self._evdev.AbsInfo(0, *limits, 16, 128, 0)) for code, limits in span.items()]
-        return {1: list(self._keys), 3: infos}
-
-    def absinfo(self, code: int) -> Any:
-        return self._evdev.AbsInfo(self.values.get(code, 0), -32768, 32767, 16, 128, 0)
-
-    def active_keys(self) -> list[int]:
-        return self.held
-
-    def read(self) -> Any:
-        return self._device.read()
-
-    def send(self, *events: tuple[int, int, int]) -> None:
-        """Type, code and value of each, then the mark that ends a packet."""
-        for event in (*events, (0, 0, 0)):
-            os.write(self._writing, struct.pack("llHHi", 0, 0, *event))
-
-    def unplug(self) -> None:
-        os.close(self._device.fd)
-
-    def close(self) -> None:
-        os.close(self._device.fd)
-        self._device.fd = None
+def piped_pad(**how: Any) -> PipedPad:
+    """A gamepad at the end of a pipe."""
+    pytest.importorskip("evdev", reason="needs the package evdev-binary", exc_type=ImportError)
+    return PipedPad(**how)

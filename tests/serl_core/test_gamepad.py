@@ -2,8 +2,9 @@ import errno
 
 import numpy as np
 import pytest
-from device_parts import PipedPad, until
+from device_parts import piped_pad, until
 
+from examples.benchmarks.piped_pad import PipedPad
 from serl_core.teleop import gamepad
 from serl_core.teleop.device import DeviceError
 from serl_core.teleop.gamepad import Gamepad, find_pads
@@ -27,7 +28,7 @@ def plug(root, number: int, name: str = "X-Box 360 pad", gamepad_keys: bool = Tr
 
 @pytest.fixture
 def pad():
-    return PipedPad()
+    return piped_pad()
 
 
 def read(pad: PipedPad) -> Reader:
@@ -84,7 +85,7 @@ def test_what_is_held_when_it_is_opened_counts(pad):
 
 def test_a_pad_that_is_gone_lets_go():
     """Pads run out of battery with a stick pushed."""
-    first, second = PipedPad(), PipedPad()
+    first, second = piped_pad(), piped_pad()
     pads = [second, first]
     with Reader(Gamepad("/dev/input/event5", opener=lambda path: pads.pop())) as reader:
         first.send(GRIP_DOWN, (AXIS, 0x01, -32768))
@@ -99,7 +100,7 @@ def test_a_pad_that_is_gone_lets_go():
 def test_what_is_no_gamepad_is_refused():
     """A pad in its mode D has other axes under the same numbers."""
     with pytest.raises(DeviceError, match="mode X"):
-        Gamepad("/dev/input/event5", opener=lambda path: PipedPad(sticks=(0, 1, 2, 5))).open()
+        Gamepad("/dev/input/event5", opener=lambda path: piped_pad(sticks=(0, 1, 2, 5))).open()
 
 
 def test_gamepads_are_found_among_all_input_devices(tmp_path):
@@ -113,11 +114,11 @@ def test_gamepads_are_found_among_all_input_devices(tmp_path):
 def test_several_are_not_guessed_and_none_is_said(tmp_path):
     """Which one would be taken depends on the order of plugging in."""
     with pytest.raises(DeviceError, match="no gamepad is connected"):
-        Gamepad(root=tmp_path, opener=lambda path: PipedPad()).open()
+        Gamepad(root=tmp_path, opener=lambda path: piped_pad()).open()
     plug(tmp_path, 3)
     plug(tmp_path, 12)
     with pytest.raises(DeviceError, match="gamepad:/dev/input/event3"):
-        Gamepad(root=tmp_path, opener=lambda path: PipedPad()).open()
+        Gamepad(root=tmp_path, opener=lambda path: piped_pad()).open()
 
 
 @pytest.mark.parametrize(
