@@ -9,7 +9,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,14 +23,16 @@ from serl_core.claim import check_claim
 from serl_core.config import START_AFTER, ConfigError, Observation, Preset, Vision
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.memory import place_frames
+from serl_core.data.refresh import Refresher
 from serl_core.data.replay import Replay
 from serl_core.engine import Engine, data_parallel
 from serl_core.limiter import UpdateLimiter
 from serl_core.methods import Method, recipe
 from serl_core.metrics import Metrics
 from serl_core.nets.encoders import fit_normaliser
-from serl_core.perception import Encode, remembered, with_projection
-from serl_core.policies import Blueprint
+from serl_core.nets.frames import SHIFTS
+from serl_core.perception import Encode, refresher, remembered, with_projection
+from serl_core.policies import VIEWS, Blueprint
 from serl_core.processes import StopFlag
 from serl_core.progress import progress
 from serl_core.summary import write_json
@@ -65,6 +67,7 @@ class Config:
     trunk_weights: Path | None = None  # its weights; the small one comes with the package
     vision: Vision = "cached"  # "exact": the trunk sees fresh crops in every update; "trained": it learns with the rest
     channels: int = 128  # of the trunk's features: more are projected to so many, fitted on demonstrations; 0: all
+    views: int = VIEWS  # shifted views of each frame that are kept as features; 81: every shift there is
     capacity: int = 200_000  # frames in replay, one per transition and one more per episode
     start_after: int = START_AFTER  # online transitions before training starts
     lockstep: bool = False  # the actor waits for the learner instead of the other way round
@@ -132,7 +135,10 @@ class Learner:
         self._published_at = (-1.0e9, -1)
         self._logged_at = 0
         self._checkpointed_at = 0
-        self._load_demonstrations()
+        demonstrations = self._load_demonstrations()
+        self._refresher: Refresher | None = None
+        if not config.lockstep:  # how often it gets its turn would decide what is learnt
+            self._refresher = refresher(self.blueprint, self.replay, [*demonstrations, store], config.seed)
         known = self.replay.size("demos")
         normaliser = fit_normaliser(*self.replay.state_statistics("demos")) if known else None
         self.state = self.engine.placed(self.agent.init(jax.random.key(config.seed), normaliser))
@@ -149,6 +155,8 @@ class Learner:
                 self._receive()
                 if self.limiter.grants():
                     self._update()
+                elif self._refresher:
+                    self._refresher.step()
                 self._publish_if_due()
                 self._log_if_due()
                 self._checkpoint_if_due()
@@ -270,6 +278,7 @@ class Learner:
             "grad_steps": self.grad_steps,
             "achieved_utd": self.limiter.achieved_utd,
             "version": self.version,
+            "refreshed": self._refresher.refreshed if self._refresher else 0,
         }
 
     # ── what survives ───────────────────────────────────────────────────────────────────────────
@@ -312,24 +321,28 @@ class Learner:
         # What came after the checkpoint is still to be learnt from.
         self.limiter.insert(max(0, stored - self.limiter.stored))
 
-    def _load_demonstrations(self) -> None:
+    def _load_demonstrations(self) -> list[EpisodeStore]:
+        """Into replay; the store they came from, if there is one."""
         folder = self.config.demos or self.config.run_dir / "demos"
         if not folder.exists():
             print(f"no demonstrations in {folder}: learning from scratch, which takes far longer", flush=True)
-            return
+            return []
         demonstrations = EpisodeStore(folder)
         for record in demonstrations.records(as_recorded=True):
             self._insert(record)
         for label in demonstrations.labels.newest().values():
             self.replay.relabel(label)
+        return [demonstrations]
 
 
 def blueprint_for(config: Config) -> Blueprint:
-    """The networks of a run."""
+    """The networks of a run. Raises ConfigError for settings that do not fit together."""
+    if not 1 <= config.views <= SHIFTS:
+        raise ConfigError(f"--views {config.views}: a frame has 1 to {SHIFTS} views")
     blueprint = Blueprint.for_task(
         config.task, config.obs, config.preset, config.utd, config.trunk, config.trunk_weights, config.vision, config
     )
-    return with_projection(blueprint, config)
+    return with_projection(replace(blueprint, cached_views=config.views), config)
 
 
 def main(config: Config) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import islice
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.features import RememberedFeatures
+from serl_core.data.refresh import Refresher
+from serl_core.data.replay import Replay
+from serl_core.nets.frames import SHIFTS
 from serl_core.nets.projection import Projection, fit_projection, load_projection, save_projection
 from serl_core.policies import Blueprint
 from serl_core.types import EpisodeStart, Obs
@@ -48,6 +51,13 @@ def with_projection(blueprint: Blueprint, config: Wanted) -> Blueprint:
     if not path.exists():
         save_projection(path, _fitted(blueprint, config))
     return replace(blueprint, projection=load_projection(path))
+
+
+def refresher(blueprint: Blueprint, replay: Replay, stores: Sequence[EpisodeStore], seed: int) -> Refresher | None:
+    """What makes new views while there is nothing to learn; None where replay keeps no views, or all there are."""
+    if not 1 < blueprint.views < SHIFTS:
+        return None
+    return Refresher(replay, blueprint.replay_encoder(np.random.default_rng([seed, 2])), stores)
 
 
 def remembered(run_dir: Path, blueprint: Blueprint, seed: int) -> AbstractContextManager[Encode]:

@@ -58,6 +58,7 @@ class Blueprint:
     weights: Path | None = None  # of the trunk, on this machine; the small one comes with the package
     vision: Vision = "cached"
     projection: Projection | None = None  # of the trunk's channels to fewer
+    cached_views: int = VIEWS  # of each frame, where features are cached; of no concern to whoever acts
 
     @classmethod
     def for_task(
@@ -177,7 +178,7 @@ class Blueprint:
     @property
     def views(self) -> int:
         """How many versions of a frame replay keeps."""
-        return VIEWS if self.cameras and self.vision == "cached" else 1
+        return self.cached_views if self.cameras and self.vision == "cached" else 1
 
     @property
     def trained_trunk(self) -> nn.Module | None:

@@ -195,6 +195,19 @@ class Replay:
                 self._expire(old)
         return online
 
+    def refresh(self, record: Record, encode: Callable[[Obs], Mapping[str, npt.NDArray[Any]]]) -> bool:
+        """Keep what ``encode`` makes of a record's frame in the place of what is kept of it; False if it is gone.
+
+        The record must have been inserted before. Nothing but the cameras' frames changes.
+        """
+        slot = self._slot_of(record)
+        if slot == NONE:
+            return False
+        stored = encode(record.obs if isinstance(record, EpisodeStart) else record.next_obs)
+        self._host.write(slot, stored)
+        self._mirror.frame(slot, stored)
+        return True
+
     # ── what became known later ──────────────────────────────────────────────────────────────────
 
     def _look_back(self, slot: int, last: Step | None, step: Step) -> None:
@@ -259,6 +272,16 @@ class Replay:
         if routed.demos:
             self._keep(slot)
             self._keep(int(self._facts["next"][slot]))
+
+    def _slot_of(self, record: Record) -> int:
+        """Where a record's frame is, or NONE. An episode's frames but the first are found by what led to them."""
+        owner = self._owners.get((record.actor, record.episode))
+        number = 0 if isinstance(record, EpisodeStart) else record.step
+        begins = self._facts["next"] != NONE
+        found = np.flatnonzero(begins & (self._known.owner == owner) & (self._known.step == number))
+        if owner is None or not found.size:
+            return NONE
+        return int(found[0] if isinstance(record, EpisodeStart) else self._facts["next"][found[0]])
 
     # ── the ring ─────────────────────────────────────────────────────────────────────────────────
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from serl_core.nets.trunks import FrozenTrunk
 
 PAD = 4  # pixels by which a crop may be shifted, either way
+SHIFTS = (2 * PAD + 1) ** 2  # that there are
 
 
 def view_encoder(
@@ -31,8 +32,14 @@ def view_encoder(
 
 
 def crops(frame: npt.NDArray[np.uint8], count: int, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
-    """The frame (H, W, 3) itself, then ``count − 1`` random crops of it, padded by repeating its edge."""
+    """The frame (H, W, 3) itself, then ``count − 1`` random crops of it, padded by repeating its edge.
+
+    With a ``count`` of `SHIFTS` each shift once, so that a view drawn is a fresh crop. Raises ValueError beyond that.
+    """
+    if not 1 <= count <= SHIFTS:
+        raise ValueError(f"{count} views of a frame: there are {SHIFTS} shifts by up to {PAD} pixels, and one at least")
     height, width = frame.shape[:2]
     padded = np.pad(frame, ((PAD, PAD), (PAD, PAD), (0, 0)), mode="edge")
-    corners = rng.integers(0, 2 * PAD + 1, (count - 1, 2)).tolist()
+    others = [corner for corner in np.ndindex(2 * PAD + 1, 2 * PAD + 1) if corner != (PAD, PAD)]
+    corners = others if count == SHIFTS else rng.integers(0, 2 * PAD + 1, (count - 1, 2)).tolist()
     return [frame, *(padded[top : top + height, left : left + width] for top, left in corners)]

@@ -9,7 +9,7 @@ import pytest
 from serl_core.config import ConfigError
 from serl_core.data.replay import Replay
 from serl_core.data.sampling import Sampling, assemble, sample
-from serl_core.nets.frames import PAD, crops, view_encoder
+from serl_core.nets.frames import PAD, SHIFTS, crops, view_encoder
 from serl_core.nets.trunks import SMALL, load_named
 from serl_core.policies import Blueprint
 from serl_core.types import EpisodeStart, Step
@@ -66,6 +66,17 @@ def test_crops_are_shifts_of_the_frame() -> None:
         assert len(found) == 1
         shifts.add(found[0])
     assert len(shifts) > 20
+
+
+def test_as_many_views_as_shifts_are_all_of_them_once() -> None:
+    """Guards the claim that 81 views stand for fresh crops; and a number of views that cannot be."""
+    picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
+    found = crops(picture, SHIFTS, np.random.default_rng(1))
+    np.testing.assert_array_equal(found[0], picture)
+    assert len({crop.tobytes() for crop in found}) == len(found) == 81
+    for count in (0, 82):
+        with pytest.raises(ValueError, match="there are 81 shifts"):
+            crops(picture, count, np.random.default_rng(1))
 
 
 def test_views_are_the_trunks_features_of_the_crops() -> None:
