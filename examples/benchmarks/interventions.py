@@ -4,6 +4,8 @@ The same learner with the same demonstrations, UTD and updates on `peg_insertion
 interventions (``hil``), alone (``alone``), and as the control plain RLPD with as many more demonstration steps as the
 operator of that seed spent (``more-demos``). ``penalty`` and ``aged`` are ``hil`` with one switch each: a penalty on
 the steps before a takeover, and demonstrations and interventions that leave the batches when they are old.
+``hil-judged`` is ``hil`` with a trained classifier (``--judge FILE``) that decides what is a success in training,
+through cameras that are rendered for it alone; the truth is recorded beside its word, and evaluates.
 
 The bar: 18 of 20 evaluation episodes, at two points of a grid of 1 000 steps in a row; the first of them counts, and a
 run that never gets there counts as its budget. The grid has evaluation seeds of its own. The operator's rules are fixed
@@ -23,6 +25,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import tyro
 
+from examples.benchmarks.interventions_judge import MAKE, Witness, cameras_of, judged_by
 from examples.benchmarks.interventions_report import BAR, GRID_EPISODES, draw, first_crossing, verdict
 from examples.benchmarks.learning import commit, machine
 from examples.benchmarks.rlif_rows import Rows
@@ -39,8 +42,8 @@ from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import EpisodeStart, Record, Step
 
 RESULTS = Path(__file__).parent / "results"
-Method = Literal["hil", "alone", "more-demos", "penalty", "aged"]
-HELPED = ("hil", "penalty", "aged")
+Method = Literal["hil", "alone", "more-demos", "penalty", "aged", "hil-judged"]
+HELPED = ("hil", "penalty", "aged", "hil-judged")
 PENALTY, AGE = 0.05, 2_000  # of ``penalty`` and ``aged``
 GRID = 1_000  # steps between two points
 GRID_SEEDS = 50_000  # of the grid's evaluation episodes; the final evaluation has others
@@ -49,6 +52,8 @@ FIELDS: tuple[str, ...] = (
     "wilson_high", "mean_success_steps", "demo_steps", "env_steps", "intervention_steps", "interventions",
     "operator_share", "share_last_quarter", "training_successes", "training_episodes", "updates", "achieved_utd",
     "wall_s", "cpu_s", "machine", "commit",
+    "judge", "oracle_successes", "false_successes", "missed_successes", "episodes_by_quarter", "judged_by_quarter",
+    "oracle_by_quarter",
 )  # fmt: skip
 
 
@@ -75,6 +80,7 @@ class Config:
     demonstrations: int = 20  # successful episodes before training
     utd: int = 4  # critic updates per step
     episodes: int = 100  # of the final evaluation
+    judge: Path | None = None  # classifier of ``hil-judged`` (serl classifier train)
     results: Path = RESULTS  # folder of CSV and picture
     json: Path | None = None  # also write the judgement here
 
@@ -107,7 +113,9 @@ class Benchmark:
         """Measure one row."""
         begun, cpu = time.monotonic(), time.process_time()
         config = self.config
-        with in_this_process(config.task) as session, in_this_process(config.task) as another:
+        path = judge_of(config, method)
+        cameras = () if path is None else cameras_of(path)
+        with in_this_process(config.task, cameras) as session, in_this_process(config.task) as another:
             task = load_task(config.task)
             demonstrating = make_env(session, task, "state", OperatorConfig(mode="always"), seed)
             records = self.demonstrations(demonstrating, method, seed)
@@ -115,7 +123,10 @@ class Benchmark:
             operator = OperatorConfig(mode="intervene") if method in HELPED else None
             alone = make_env(another, task, "state", None, seed)
             grid = Grid(alone, trainee)
-            training = train(make_env(session, task, "state", operator, seed), trainee, config.env_steps, seed, [grid])
+            judge = None if path is None else judged_by(path, task, session)
+            witness = Witness(lambda step: step.success if judge is None else judge.true_success)
+            env = make_env(session, task, "state", operator, seed, judge=judge)
+            training = train(env, trainee, config.env_steps, seed, [grid, witness])
             result = score(alone, trainee.final_policy(), config.episodes, EVALUATION_SEEDS)
         crossing = first_crossing(grid.curve)
         return {
@@ -136,6 +147,8 @@ class Benchmark:
             "achieved_utd": trainee.limiter.achieved_utd,
             "wall_s": round(time.monotonic() - begun, 1),
             "cpu_s": round(time.process_time() - cpu, 1),
+            "judge": "oracle" if judge is None else judge.name,
+            **witness.figures(),
         }
 
     def demonstrations(self, env: gym.Env[Any, Any], method: Method, seed: int) -> list[Record]:
@@ -171,9 +184,20 @@ class Benchmark:
         return Trainee(Recipe(blueprint.agent(), blueprint.act(), how.sampling, how.utd), replay, seed)
 
 
+def judge_of(config: Config, method: Method) -> Path | None:
+    """The classifier that judges a method, None for the oracle. Ends the program where none is given."""
+    if method != "hil-judged":
+        return None
+    if config.judge is None:
+        raise SystemExit(f"hil-judged needs a classifier, --judge FILE; to make one: {MAKE}")
+    return config.judge
+
+
 def main(config: Config) -> int:
     """Run the rows that do not exist yet, and judge."""
     benchmark = Benchmark(config)
+    for method in config.methods:
+        judge_of(config, method)
     for seed in config.seeds:
         for method in config.methods:
             expert = "scripted" if method in HELPED else "none"

@@ -16,7 +16,10 @@ import matplotlib.pyplot as plt
 Row = Mapping[str, str]
 GRID_EPISODES, BAR = 20, 18  # episodes at a point of the grid, and how many of them must succeed
 FEWER, SHARE = 2.0, 0.1  # the goals: so many times fewer steps, and less of the operator in the last quarter
-COLOURS = {"hil": "tab:blue", "alone": "tab:orange", "more-demos": "0.5", "penalty": "tab:green", "aged": "tab:red"}
+COLOURS = {
+    **{"hil": "tab:blue", "alone": "tab:orange", "more-demos": "0.5", "penalty": "tab:green", "aged": "tab:red"},
+    "hil-judged": "tab:purple",
+}
 
 
 def first_crossing(curve: Sequence[int]) -> int | None:
@@ -47,6 +50,7 @@ def verdict(rows: Sequence[Row]) -> dict[str, Any]:
             + " | ".join([method, told, f"{mean(steps):.0f}", f"{final:.2f}", *map("{:.1%}".format, shares)])
             + " |"
         )
+    lines += by_judge_and_oracle(rows)
     ours, alone = figures(rows, "hil", "steps_to_bar"), figures(rows, "alone", "steps_to_bar")
     if not ours or len(ours) != len(alone):
         return {"lines": lines, "met": None}
@@ -54,6 +58,19 @@ def verdict(rows: Sequence[Row]) -> dict[str, Any]:
     met = times >= FEWER and share < SHARE
     lines.append(f"{'met' if met else 'missed'}: {times:.2f} times fewer steps, operator {share:.1%} at the end")
     return {"lines": lines, "times_fewer": round(times, 3), "share_last_quarter": round(share, 4), "met": met}
+
+
+def by_judge_and_oracle(rows: Sequence[Row]) -> list[str]:
+    """A line about runs that a classifier judged, where there are some: its word beside the truth."""
+    mine = [row for row in rows if row["method"] == "hil-judged"]
+    if not mine:
+        return []
+    names = ("training_successes", "oracle_successes", "training_episodes", "false_successes", "missed_successes")
+    judged, true, episodes, false, missed = (sum(int(row[name]) for row in mine) for name in names)
+    return [
+        f"hil-judged, in training: {judged} successes of {episodes} episodes by the classifier, {true} by the oracle; "
+        f"{false} false, {missed} missed"
+    ]
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

@@ -17,22 +17,38 @@ class Rows:
         self._key = key
 
     def read(self) -> list[dict[str, str]]:
-        """All rows, in the order in which they were measured."""
+        """All rows, in the order in which they were measured; a column that a row lacks is empty."""
         if not self._path.exists():
             return []
         with self._path.open(newline="") as file:
-            return list(csv.DictReader(file))
+            return [{**dict.fromkeys(self._fields, ""), **row} for row in csv.DictReader(file, restval="")]
 
     def done(self) -> set[tuple[str, ...]]:
         """The names of the rows that exist."""
         return {tuple(row[name] for name in self._fields[: self._key]) for row in self.read()}
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; the header comes with the first."""
+        """Add a row; the header comes with the first, and columns that are new since then at the end of it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        new = not self._path.exists()
-        with self._path.open("a", newline="") as file:
-            writer = csv.DictWriter(file, self._fields, extrasaction="ignore")
-            if new:
+        header = self._header()
+        if header != (known := self._known()):
+            before = self.read() if known else []
+            new = self._path.with_suffix(".new")
+            with new.open("w", newline="") as file:
+                writer = csv.DictWriter(file, header)
                 writer.writeheader()
-            writer.writerow(row)
+                writer.writerows(before)
+            new.replace(self._path)
+        with self._path.open("a", newline="") as file:
+            csv.DictWriter(file, header, restval="", extrasaction="ignore").writerow(row)
+
+    def _known(self) -> tuple[str, ...]:
+        """The file's columns."""
+        if not self._path.exists():
+            return ()
+        with self._path.open(newline="") as file:
+            return tuple(next(csv.reader(file), ()))
+
+    def _header(self) -> tuple[str, ...]:
+        """The file's columns, then those it lacks."""
+        return tuple(dict.fromkeys((*self._known(), *self._fields)))

@@ -99,10 +99,13 @@ def operator_of(name: TaskName, level: Level) -> OperatorConfig:
 
 
 @contextlib.contextmanager
-def in_this_process(name: str) -> Iterator[Session]:
-    """The simulated arm of a task behind its guard, bound by the task's limits, under the lockstep clock."""
+def in_this_process(name: str, cameras: tuple[str, ...] = ()) -> Iterator[Session]:
+    """The simulated arm of a task behind its guard, bound by the task's limits, under the lockstep clock.
+
+    Pictures of the ``cameras`` are rendered when they are asked for.
+    """
     task = load_task(name)
-    robot = GuardedRobot(MujocoDriver(task.arms[0].scene))
+    robot = GuardedRobot(MujocoDriver(task.arms[0].scene, cameras=cameras))
     robot.connect()
     try:
         robot.tighten(task.arms[0].limits)

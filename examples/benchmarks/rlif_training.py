@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from serl_core.agents.policy import Act, Agent
+from serl_core.data.labels import confirmed
 from serl_core.data.replay import Replay
 from serl_core.data.sampling import Sampling
 from serl_core.engine import Engine
@@ -58,7 +59,7 @@ class Trainee:
 
     def __call__(self, record: Record) -> None:
         """A subscriber of the rollout."""
-        stored = self.replay.insert(record)
+        stored = insert(self.replay, record)
         self.limiter.insert(stored)
         while self.limiter.grants():
             self._update()
@@ -86,6 +87,15 @@ class Trainee:
         """Acts without exploring, with the averaged weights of now."""
         params, key = self.recipe.agent.averaged_policy(self.state), jax.random.key(0)
         return lambda obs: Decision(self.recipe.act(params, obs, key, False))
+
+
+def insert(replay: Replay, record: Record) -> bool:
+    """Whether this stored an online transition. A success that was confirmed late counts where it began."""
+    stored = replay.insert(record)
+    label = confirmed(record, wall_time=0.0) if isinstance(record, Step) else None
+    if label is not None:
+        replay.relabel(label)
+    return stored
 
 
 class Episodes:
