@@ -60,7 +60,7 @@ class Advice:
 
 @dataclass(frozen=True)
 class Learner:
-    """How the learner does; ``utd``: updates per step it achieves and those it should, 0 while they are unknown."""
+    """How the learner does; ``utd``: updates per step it achieves of late and those it should, 0 while unknown."""
 
     connected: bool = True
     utd: float = 0.0

@@ -241,7 +241,7 @@ class Learner:
         """Tell the actors how far learning is behind what they sent."""
         report = {"received": self.received.total(), "behind": self.limiter.behind, "grad_steps": self.grad_steps}
         wanted = 0.0 if self.config.lockstep else self.limiter.utd  # in lockstep the actor waits
-        pace = {"utd": self.limiter.achieved_utd, "utd_wanted": wanted}
+        pace = {"utd": self.limiter.recent_utd, "utd_wanted": wanted}
         self._link.report({**report, **pace})
 
     def _publish_if_due(self) -> None:

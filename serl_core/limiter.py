@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import final
 
+RECENT = 200  # transitions of which the present pace is taken
 _FIELDS = ("stored", "counted", "updates", "forgiven")
 
 
@@ -39,6 +41,7 @@ class UpdateLimiter:
         self.counted = 0  # of these, the ones after training started
         self.updates = 0  # critic updates done for them
         self.forgiven = 0.0  # critic updates that were owed and never will be done
+        self._marks = deque([(0, 0)])  # transitions counted and updates done, from before the newest `RECENT` on
 
     @property
     def debt(self) -> float:
@@ -55,13 +58,26 @@ class UpdateLimiter:
         """Critic updates done per counted transition; 0 before training starts."""
         return self.updates / self.counted if self.counted else 0.0
 
+    @property
+    def recent_utd(self) -> float:
+        """The same over about the newest `RECENT` counted transitions: how it goes now, whatever came before."""
+        counted, updates = self._marks[0]
+        return (self.updates - updates) / (self.counted - counted) if self.counted > counted else 0.0
+
     def insert(self, transitions: int = 1) -> None:
         """Report online transitions that replay accepted."""
+        self._mark()
         before = max(self.stored, self.start_after)
         self.stored += transitions
         self.counted += max(self.stored - before, 0)
         if not self.lockstep:
             self.forgiven += max(self.debt - self.max_debt, 0.0)
+
+    def _mark(self) -> None:
+        if self.counted > self._marks[-1][0]:
+            self._marks.append((self.counted, self.updates))
+        while self.counted - self._marks[0][0] > RECENT:
+            self._marks.popleft()
 
     def grants(self) -> bool:
         """Whether a call of ``per_call`` updates is due."""
@@ -90,3 +106,4 @@ class UpdateLimiter:
             raise ValueError(f"limiter state has {sorted(saved)} instead of {sorted(_FIELDS)}")
         self.stored, self.counted, self.updates = int(saved["stored"]), int(saved["counted"]), int(saved["updates"])
         self.forgiven = float(saved["forgiven"])
+        self._marks = deque([(self.counted, self.updates)])

@@ -1,6 +1,6 @@
 import pytest
 
-from serl_core.limiter import UpdateLimiter
+from serl_core.limiter import RECENT, UpdateLimiter
 
 
 def run(limiter: UpdateLimiter) -> int:
@@ -60,6 +60,28 @@ def test_counters_survive_a_resume() -> None:
     assert (resumed.debt, resumed.achieved_utd, resumed.stored) == (limiter.debt, limiter.achieved_utd, 25)
     with pytest.raises(ValueError, match="limiter state has"):
         resumed.load({"stored": 1})
+
+
+def test_the_present_pace_forgets_what_came_before() -> None:
+    """Bug: a learner that falls behind after hours still shows its old pace, so that nobody is told to wait for it."""
+    limiter = UpdateLimiter(utd=4, per_call=4, lockstep=False, start_after=10)
+    assert limiter.recent_utd == 0.0
+
+    def go(transitions: int, every: int) -> None:
+        for number in range(transitions):
+            limiter.insert()
+            if number % every == 0 and limiter.grants():
+                limiter.done()
+
+    go(1010, every=1)
+    assert limiter.recent_utd == pytest.approx(4.0)
+    go(RECENT, every=4)
+    assert limiter.recent_utd == pytest.approx(1.0, rel=0.05) and limiter.achieved_utd > 3.4
+    resumed = UpdateLimiter(utd=4, per_call=4, lockstep=False, start_after=10)
+    resumed.load(limiter.state_dict())
+    assert resumed.recent_utd == 0.0  # unknown, not the average of the run before
+    go(2 * RECENT, every=1)
+    assert limiter.recent_utd == pytest.approx(4.0, rel=0.05)
 
 
 def test_settings_that_deadlock_are_refused() -> None:
