@@ -16,7 +16,7 @@ from robot_servers import wire
 from serl_core.data.episodes import EpisodeStore
 from serl_core.learner import Config, Learner, blueprint_for
 from serl_core.link.learner import Delivery
-from serl_core.types import EpisodeStart, Record, Source, Step, record_to_tree
+from serl_core.types import EpisodeStart, Message, Record, Source, Step, record_to_tree
 
 TASK = "peg_insertion"
 ACTION = 3
@@ -26,7 +26,7 @@ class Handed:
     """Stands in for a `LearnerLink`: gives records one at a time, the first has number ``seq``."""
 
     def __init__(self, seq: int) -> None:
-        self.waiting: list[Record] = []
+        self.waiting: list[Message] = []
         self.published: list[int] = []
         self._seq = seq - 1
 
@@ -92,7 +92,7 @@ def demonstrations(folder: Path, size: int, episodes: int = 2) -> None:
                 store.append(record)
 
 
-def feed(learnt: tuple[Learner, Handed], records: Iterable[Record]) -> None:
+def feed(learnt: tuple[Learner, Handed], records: Iterable[Message]) -> None:
     """Hand records over, and learn everything that they pay for."""
     one, link = learnt
     link.waiting.extend(records)

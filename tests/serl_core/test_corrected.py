@@ -1,4 +1,4 @@
-"""What a person denied becomes a hard example, and the next version of the classifier gets it right."""
+"""What a person denied: the learner forgets the reward, and the next version of the classifier gets it right."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 from classifier_parts import QUICK, config, observe, picture, step, write_store
+from learner_parts import episode, feed, learner, size_of
 
 from serl_core.classifier import main
 from serl_core.data.episodes import EpisodeStore
-from serl_core.data.labels import Label
+from serl_core.data.labels import Label, label_of
+from serl_core.data.sampling import Sampling
 from serl_core.judging import crossfit
 from serl_core.judging.encoded import Examples, Place
 from serl_core.judging.scorer import FileScorer
+from serl_core.learner import Learner
 from serl_core.nets.once import EncodedOnce
 from serl_core.tasks import load_task
-from serl_core.types import EpisodeStart
+from serl_core.types import EpisodeStart, Judgement
 
 RNG = np.random.default_rng(0)
 
@@ -52,6 +55,27 @@ def test_a_denied_success_is_none_for_the_next_version(tmp_path: Path) -> None:
     judge.reset()
     assert judge.name != before
     assert judge.score(nearly())["success"] < judge.belief.threshold <= judge.score(observe(True, RNG))["success"]
+
+
+def rewards(one: Learner) -> list[float]:
+    return one.replay.gather(np.sort(one.replay.slots("online")), Sampling(0.9))["reward"].tolist()
+
+
+@pytest.mark.parametrize("said", ["to the actor", "by serl label"])
+def test_a_learner_that_goes_on_follows_the_verdict(tmp_path: Path, said: str) -> None:
+    """Guards learning from a reward that is known to be false; the updates that were paid for are not paid again."""
+    size = size_of()
+    with learner(tmp_path) as learnt:
+        one, _ = learnt
+        feed(learnt, episode(0, "pppp", size))
+        assert rewards(one) == [0, 0, 0, 1]
+        false = Judgement("a-1", 0, "failure", -1, "anna", 1.0, "false_success", 3)
+        if said == "to the actor":
+            feed(learnt, [false])
+        else:
+            EpisodeStore(tmp_path / "episodes").labels.add(label_of(false))
+        feed(learnt, episode(1, "pppp", size))
+        assert rewards(one) == [0, 0, 0, 0, 0, 0, 0, 1] and one.limiter.stored == 8
 
 
 def test_a_corrected_frame_counts_several_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
