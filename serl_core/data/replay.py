@@ -90,11 +90,11 @@ class Replay:
             "hands": np.zeros(capacity, np.int8),  # whose: an index into HANDS
             "withheld": np.zeros(capacity, np.bool_),
             "next": np.full(capacity, NONE, np.int32),  # of a transition's slot: the slot it led to
+            "previous": np.full(capacity, NONE, np.int32),  # of a frame's slot: the transition that led to it
         }
         self._known = Known(capacity)
         self._ages = Ages(self._routing.demo_age)
         self._arrived = 0  # online transitions
-        self._previous = np.full(capacity, NONE, np.int64)  # of a frame's slot: the transition that led to it
         self._kept = np.zeros(capacity, np.bool_)  # frames of demonstrations and interventions
         self._kept_count = 0
         self._head = 0
@@ -180,7 +180,7 @@ class Replay:
         facts, online = self._facts, episode.source == "online"
         facts["action"][before], facts["penalty"][before] = step.action, step.grasp_penalty
         facts["hands"][before] = HANDS.index(step.who) if online else OPERATOR
-        facts["next"][before], self._previous[slot] = slot, before
+        self._link(before, slot)
         self._known.remember(before, step, episode.source, self._owners[step.actor, step.episode])
         self._arrived += online
         self._ages.add(self._arrived, before, self._known)
@@ -213,7 +213,7 @@ class Replay:
     def _look_back(self, slot: int, last: Step | None, step: Step) -> None:
         """The transitions before the one at ``slot`` hear that a takeover began with it, or ended before it."""
         label = self._labels.get((step.actor, step.episode))
-        before, known = int(self._previous[slot]), self._known
+        before, known = int(self._facts["previous"][slot]), self._known
         if last is not None and step.who == "policy" != last.who and before != NONE:
             known.released[before] = True
             self._settle(before, label)
@@ -224,7 +224,7 @@ class Replay:
                 return
             known.before[before] = steps
             self._settle(before, label)
-            before = int(self._previous[before])
+            before = int(self._facts["previous"][before])
 
     def _expire(self, slot: int) -> None:
         """It is old now: it leaves "demos", and its frame is no longer kept; nor is the one it led to, at the end."""
@@ -303,8 +303,9 @@ class Replay:
     def _evict(self, slot: int) -> None:
         """Forget a frame and both transitions that need it."""
         self._forget_transition(slot)
-        if self._previous[slot] != NONE:
-            self._forget_transition(int(self._previous[slot]))
+        before = int(self._facts["previous"][slot])
+        if before != NONE:
+            self._forget_transition(before)
         self._kept_count -= int(self._kept[slot])
         self._kept[slot] = False
         for episode in self._episodes.values():
@@ -314,9 +315,15 @@ class Replay:
     def _forget_transition(self, slot: int) -> None:
         for partition in self._sets.values():
             partition.discard(slot)
-        following = self._facts["next"]
-        if following[slot] != NONE:
-            self._previous[following[slot]] = NONE
-        following[slot] = NONE
+        following = int(self._facts["next"][slot])
+        if following != NONE:
+            self._facts["previous"][following] = NONE
+            self._mirror.fact(following)
+        self._facts["next"][slot] = NONE
         self._facts["withheld"][slot] = False
         self._mirror.fact(slot)
+
+    def _link(self, slot: int, following: int) -> None:
+        self._facts["next"][slot], self._facts["previous"][following] = following, slot
+        self._mirror.fact(slot)
+        self._mirror.fact(following)

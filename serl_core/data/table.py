@@ -36,7 +36,8 @@ class Table:
 
     ``frames``: "state" (N, n) float32, and each camera (N, V, …) with its V views, unless the host keeps them.
     ``facts``: "action" (N, A), "reward" and "penalty" (N,) float32; "terminated" and "withheld" (N,) bool; "hands"
-    (N,) int8, 0 the policy's, 1 an operator's, 2 nobody's; "next" (N,) int32, the slot of the frame it led to, or −1.
+    (N,) int8, 0 the policy's, 1 an operator's, 2 nobody's; "next" (N,) int32, the slot of the frame it led to, or −1;
+    "previous" (N,) int32, of the frame: the slot of the one before it in its episode, or −1.
     """
 
     frames: dict[str, Any]
