@@ -251,6 +251,7 @@ def act(
         Timed(env, latency, None if lockstep else session.local[0]),
         timed(policy, latency),
         [
+            policy.hear,
             Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
             verdicts,
             tally,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -20,7 +21,7 @@ from serl_core.nets.once import EncodedOnce
 from serl_core.pairs import AnyTask
 from serl_core.policies import CheckpointPolicy
 from serl_core.progress import Progress, progress
-from serl_core.rollout import Identity, Policy, rollout
+from serl_core.rollout import Identity, Policy, Subscriber, rollout
 from serl_core.session import connected, make_env
 from serl_core.simulated import simulated_server
 from serl_core.summary import Tally, write_json
@@ -75,17 +76,18 @@ def evaluate(
     metrics: Metrics | None = None,
     keys: ClientKeys | None = None,
     judge: Judge | None = None,
+    hears: Sequence[Subscriber] = (),
 ) -> Tally:
     """Run the episodes at ``address`` (robot server, ground truth) and count; ``operator`` only to measure one.
 
-    ``judge`` takes the place of the task's own.
+    ``judge`` takes the place of the task's own; ``hears`` is told of every record first.
     """
     tally = Tally()
     with connected(task, obs, *address, keys=keys) as session, progress("evaluating", episodes) as bar:
         rollout(
             make_env(session, task, obs, operator, first_seed, judge=judge),
             policy,
-            [tally, EpisodeLog(bar, tally, first_seed, metrics)],
+            [*hears, tally, EpisodeLog(bar, tally, first_seed, metrics)],
             identity=Identity("eval"),
             seeds=range(first_seed, first_seed + episodes),
         )
@@ -119,6 +121,7 @@ def main(config: Config) -> int:
             metrics=Metrics(path),
             keys=load_client_keys(config.keys) if config.keys else None,
             judge=judge,
+            hears=[policy.hear],
         )
     judged = {"judge": config.judge or "the task's own"}
     result = {**tally.evaluation(), **judged, "first_seed": config.first_seed, "checkpoint": newest.name}

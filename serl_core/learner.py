@@ -67,6 +67,7 @@ class Config:
     trunk_weights: Path | None = None  # its weights; the small one comes with the package
     vision: Vision = "cached"  # "exact": the trunk sees fresh crops in every update; "trained": it learns with the rest
     channels: int = 128  # of the trunk's features: more are projected to so many, fitted on demonstrations; 0: all
+    stack: int = 1  # frames of each camera that the policy sees at once: with those before it
     views: int = VIEWS  # shifted views of each frame that are kept as features; 81: every shift there is
     capacity: int = 200_000  # frames in replay, one per transition and one more per episode
     start_after: int = START_AFTER  # online transitions before training starts
@@ -113,7 +114,7 @@ class Learner:
             available=available,
             routing=self.recipe.routing,
         )
-        spec, utd = self.recipe.sampling, self.recipe.utd
+        spec, utd = replace(self.recipe.sampling, stack=self.blueprint.stack), self.recipe.utd
         self.engine = Engine(self.agent, self.replay, spec, utd, self.blueprint.sight(), config.seed, sharding)
         self.limiter = UpdateLimiter(
             utd=utd,
@@ -339,10 +340,12 @@ def blueprint_for(config: Config) -> Blueprint:
     """The networks of a run. Raises ConfigError for settings that do not fit together."""
     if not 1 <= config.views <= SHIFTS:
         raise ConfigError(f"--views {config.views}: a frame has 1 to {SHIFTS} views")
+    if config.stack < 1 or (config.stack > 1 and (config.obs == "state" or config.vision == "trained")):
+        raise ConfigError(f"--stack {config.stack}: 1 or more, and more only of a frozen trunk's features of pixels")
     blueprint = Blueprint.for_task(
         config.task, config.obs, config.preset, config.utd, config.trunk, config.trunk_weights, config.vision, config
     )
-    return with_projection(replace(blueprint, cached_views=config.views), config)
+    return with_projection(replace(blueprint, cached_views=config.views, stack=config.stack), config)
 
 
 def main(config: Config) -> int:

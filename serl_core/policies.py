@@ -23,6 +23,7 @@ from serl_core.data.replay import as_frames
 from serl_core.envs.robot_env import observation_space
 from serl_core.methods import AgentConfig, Switches, agent_config
 from serl_core.nets.frames import view_encoder
+from serl_core.nets.history import History
 from serl_core.nets.once import EncodedOnce
 from serl_core.nets.projection import Projection
 from serl_core.nets.sight import Sight, as_stored, cropped, through
@@ -32,7 +33,7 @@ from serl_core.pairs import AnyTask
 from serl_core.rollout import Decision
 from serl_core.tasks import load_task
 from serl_core.transport import ActorLink, LinkError
-from serl_core.types import Obs
+from serl_core.types import EpisodeStart, Obs, Record
 
 IMITATION = 30.0  # returns lie in [0, 1] and differ little between two actions: less is drowned by the critics' errors
 
@@ -58,6 +59,7 @@ class Blueprint:
     weights: Path | None = None  # of the trunk, on this machine; the small one comes with the package
     vision: Vision = "cached"
     projection: Projection | None = None  # of the trunk's channels to fewer
+    stack: int = 1  # frames of each camera that the policy sees at once, the last ones of its episode
     cached_views: int = VIEWS  # of each frame, where features are cached; of no concern to whoever acts
 
     @classmethod
@@ -81,7 +83,7 @@ class Blueprint:
 
     def to_tree(self) -> dict[str, Any]:
         """As plain values and arrays, for the wire and for checkpoints."""
-        trunk: dict[str, Any] = {"name": self.trunk, "vision": self.vision, "digest": ""}
+        trunk: dict[str, Any] = {"name": self.trunk, "vision": self.vision, "digest": "", "stack": self.stack}
         if self.cameras and self.vision != "trained":
             trunk["digest"] = self.frozen_trunk.digest
         if self.projection is not None:
@@ -102,7 +104,8 @@ class Blueprint:
             trunk = tree["trunk"]
             fitted = Projection(**trunk["projection"]) if "projection" in trunk else None
             config = {"sac": SACConfig, "bc": BCConfig}[values.pop("kind", "sac")](**values)
-            blueprint = cls(tree["task"], tree["obs"], config, trunk["name"], weights, trunk["vision"], fitted)
+            seen = weights, trunk["vision"], fitted, trunk["stack"]
+            blueprint = cls(tree["task"], tree["obs"], config, trunk["name"], *seen)
         except (TypeError, KeyError) as error:
             raise ConfigError(f"these weights need another version of the networks: {error}") from error
         blueprint.check_trunk(tree)
@@ -131,7 +134,8 @@ class Blueprint:
         raw = self.raw_example()
         if not self.cameras or self.vision == "trained":
             return raw
-        features = np.zeros(self.frozen_trunk.features, np.float16)
+        channels, positions = self.frozen_trunk.features
+        features = np.zeros((self.stack * channels, positions), np.float16)
         return {name: zeros if name == "state" else features for name, zeros in raw.items()}
 
     def agent(self) -> Agent:
@@ -164,7 +168,7 @@ class Blueprint:
     def sight(self) -> Sight:
         """What the networks see of what replay stores."""
         if not self.cameras or self.vision == "cached":
-            return as_stored()
+            return as_stored(self.cameras if self.stack > 1 else ())
         if self.vision == "trained":
             return cropped(self.cameras)
         on_cpu = jax.default_backend() == "cpu"
@@ -207,6 +211,7 @@ class _Acting:
     def __init__(self, blueprint: Blueprint, seed: int, once: EncodedOnce | None, *, explore: bool) -> None:
         self._act = blueprint.act()
         self._encode = blueprint.encoder(once)
+        self._history = History(blueprint.cameras, blueprint.stack)
         self._example = blueprint.raw_example()
         self._key = jax.random.key(seed)
         self._explore = explore
@@ -215,15 +220,21 @@ class _Acting:
         """Compile now: within a control step it would cost the arm its command."""
         self(params, self._example)
 
+    def hear(self, record: Record) -> None:
+        """What was seen before an episode is not remembered in it."""
+        if isinstance(record, EpisodeStart):
+            self._history.begin()
+
     def __call__(self, params: Any, obs: Obs) -> np.ndarray:
         self._key, key = jax.random.split(self._key)
-        return self._act(params, self._encode(obs), key, self._explore)
+        return self._act(params, self._history(self._encode(obs)), key, self._explore)
 
 
 class LinkPolicy:
     """Explores with the newest weights that have arrived; its version never goes back.
 
-    ``once`` shares the features of frames with others that read them, such as a judge.
+    ``once`` shares the features of frames with others that read them, such as a judge. `hear` is to be among the
+    subscribers of its rollout.
     Raises ConfigError if the learner learns another task, or from other observations, than this actor's.
     """
 
@@ -263,6 +274,11 @@ class LinkPolicy:
             raise LinkError("asked to act before the first weights: call wait() first")
         return Decision(self._acting(self._params, obs), self.version)
 
+    def hear(self, record: Record) -> None:
+        """A subscriber: says where an episode begins."""
+        if self._acting is not None:
+            self._acting.hear(record)
+
     def _take_newest(self) -> bool:
         weights = self._link.weights()
         if weights is None or weights.version <= self.version:
@@ -289,7 +305,7 @@ class LinkPolicy:
 class CheckpointPolicy:
     """Acts without exploring, with the weights of one checkpoint; ``weights`` is the file of its image trunk.
 
-    ``once`` as in `LinkPolicy`.
+    ``once`` and `hear` as in `LinkPolicy`.
     """
 
     def __init__(self, checkpoint: Path, weights: Path | None = None, once: EncodedOnce | None = None) -> None:
@@ -302,3 +318,7 @@ class CheckpointPolicy:
 
     def __call__(self, obs: Obs) -> Decision:
         return Decision(self._acting(self._params, obs), self._version)
+
+    def hear(self, record: Record) -> None:
+        """A subscriber: says where an episode begins."""
+        self._acting.hear(record)

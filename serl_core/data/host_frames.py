@@ -27,4 +27,4 @@ class HostFrames:
     def fetch(self, frames: Frames) -> dict[str, npt.NDArray[Any]]:
         """The frames of some slots, each in the view that was drawn for it, as new arrays."""
         wanted = jax.device_get(frames)
-        return {name: ring[wanted.slots, wanted.views[name]] for name, ring in self._rings.items()}
+        return {name: ring[wanted.rows(name)] for name, ring in self._rings.items()}

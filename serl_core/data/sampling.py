@@ -33,18 +33,30 @@ class Sampling:
     cameras: tuple[str, ...] = ()
     views: int = 1  # versions of each camera's frame, of which every sample draws one
     chunk: int = 0  # with actions of so many consecutive steps instead of one
+    stack: int = 1  # frames of each camera: with those before it in its episode, the first standing for those before
 
     def __post_init__(self) -> None:
-        if self.n_step < 1 or not 0 <= self.discount <= 1 or self.batch < 1 or not 0 <= self.demo_ratio <= 1:
-            raise ValueError(f"sampling: n_step ≥ 1, batch ≥ 1, discount and demo_ratio within [0, 1], not {self}")
+        if min(self.n_step, self.batch, self.stack) < 1 or not 0 <= self.discount <= 1 or not 0 <= self.demo_ratio <= 1:
+            raise ValueError(f"sampling: n_step, batch, stack ≥ 1, discount and demo_ratio within [0, 1], not {self}")
 
 
 @struct.dataclass
 class Frames:
-    """Which frames: ``slots`` (…) int32, and of each camera which view of them (…) int32."""
+    """Which frames: ``slots`` (…) int32, and of each camera which view of them (…) int32.
+
+    ``stacks``: the slots (…, stack) whose frames belong together, the oldest first; (…) without stacking.
+    """
 
     slots: jax.Array
+    stacks: jax.Array
     views: dict[str, jax.Array]
+
+    def rows(self, name: str) -> Any:
+        """What to index a ring with: a camera's (N, views, …), or any other (N, …)."""
+        if name not in self.views:
+            return self.slots
+        view = self.views[name]
+        return self.stacks, view.reshape(*view.shape, *(1,) * (self.stacks.ndim - view.ndim))
 
 
 @struct.dataclass
@@ -88,13 +100,14 @@ def plan_of(table: Table, slots: jax.Array, key: jax.Array, spec: Sampling) -> P
         facts["action"] = table.facts["action"][visited]
     else:
         facts["action"] = table.facts["action"][slots]
-    return Plan({"obs": _frames(slots, obs_key, spec), "next_obs": _frames(last, next_key, spec)}, facts)
+    before = table.facts["previous"]
+    frames = {"obs": _frames(slots, before, obs_key, spec), "next_obs": _frames(last, before, next_key, spec)}
+    return Plan(frames, facts)
 
 
 def fetch(rings: Mapping[str, Any], frames: Frames) -> dict[str, Any]:
-    """The observations, as far as their rings are here."""
-    rows = {name: (frames.slots, frames.views[name]) if name in frames.views else frames.slots for name in rings}
-    return {name: features(ring[rows[name]]) for name, ring in rings.items()}
+    """The observations, as far as their rings are here; a stacked camera's are (…, stack, …)."""
+    return {name: features(ring[frames.rows(name)]) for name, ring in rings.items()}
 
 
 def features(stored: Any) -> Any:
@@ -125,13 +138,22 @@ def assemble(chosen: Plan, frames: Mapping[str, Mapping[str, Any]]) -> Batch:
     return {**{when: dict(obs) for when, obs in frames.items()}, **chosen.facts}
 
 
-def _frames(slots: jax.Array, key: jax.Array, spec: Sampling) -> Frames:
-    """Each camera draws its views by itself."""
+def _frames(slots: jax.Array, before: jax.Array, key: jax.Array, spec: Sampling) -> Frames:
+    """Each camera draws its views by itself, one for a whole stack."""
     keys = jax.random.split(key, max(1, len(spec.cameras)))
     views = {
         name: jax.random.randint(k, slots.shape, 0, spec.views) for name, k in zip(spec.cameras, keys, strict=False)
     }
-    return Frames(slots, views)
+    return Frames(slots, slots if spec.stack == 1 else _stacks(slots, before, spec.stack), views)
+
+
+def _stacks(slots: jax.Array, before: jax.Array, length: int) -> jax.Array:
+    """Slots (…, length), each with the one before it in its episode; the first one is repeated."""
+    found = [slots]
+    for _ in range(length - 1):
+        previous = before[found[-1]]
+        found.append(jnp.where(previous < 0, found[-1], previous))
+    return jnp.stack(found[::-1], axis=-1)
 
 
 def _windows(
