@@ -251,6 +251,7 @@ class SerlHttpDriver:
     def stop(self) -> None:
         """On a connection of its own: the cycle's may be stuck."""
         self._off.set()
+        self._errands.stop()
         try:
             with closing(HttpLink(self._url)) as link:
                 link.post("stopimp", None, 2.0 * self._quick)

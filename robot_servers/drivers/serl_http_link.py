@@ -102,7 +102,7 @@ class Errand:
 class Errands:
     """Runs errands one after the other in a thread of its own. Of one kind only the newest waits: nothing piles up.
 
-    After a failure nothing more is run until `clear`.
+    After a failure or a `stop` nothing more is run until `clear`.
     """
 
     def __init__(self, url: str) -> None:
@@ -111,6 +111,7 @@ class Errands:
         self._waiting: dict[str, Errand] = {}
         self._running = ""
         self._failure: RobotError | None = None
+        self._stopped = False
         self._closing = False
         self._thread: threading.Thread | None = None
 
@@ -125,10 +126,11 @@ class Errands:
             self._changed.notify()
 
     def put(self, kind: str, errand: Errand) -> None:
-        """Run it next; it replaces one of the same kind that waits."""
+        """Run it next; it replaces one of the same kind that waits. After a `stop` nothing comes of it."""
         with self._changed:
-            self._waiting[kind] = errand
-            self._changed.notify()
+            if not self._stopped:
+                self._waiting[kind] = errand
+                self._changed.notify()
 
     def busy(self, kind: str) -> bool:
         """Whether one of this kind waits or is under way."""
@@ -146,10 +148,16 @@ class Errands:
         with self._changed:
             return self._failure is not None
 
-    def clear(self) -> None:
-        """Forget what went wrong, and what waits."""
+    def stop(self) -> None:
+        """Run nothing that waits, and nothing that is still to come. What is under way cannot be called back."""
         with self._changed:
-            self._failure = None
+            self._stopped = True
+            self._waiting.clear()
+
+    def clear(self) -> None:
+        """Forget what went wrong, a stop, and what waits."""
+        with self._changed:
+            self._failure, self._stopped = None, False
             self._waiting.clear()
 
     def _work(self) -> None:

@@ -105,6 +105,26 @@ def test_of_one_kind_only_the_newest_errand_waits(peer):
     errands.check()
 
 
+def test_what_waits_is_not_sent_after_a_stop(peer):
+    """Guards against a gripper that closes, or joints that are driven home, after a STOP."""
+    errands = Errands(peer.url)
+    with contextlib.closing(errands):
+        peer.running.clear()
+        errands.open()
+        errands.put("params", Errand("update_param", {}, PATIENCE))
+        wait_for(lambda: not errands._waiting, "the first errand")
+        errands.put("joints", Errand("jointreset", None, PATIENCE))
+        errands.stop()
+        errands.put("gripper", Errand("close_gripper", None, PATIENCE))
+        assert not errands.busy("joints") and not errands.busy("gripper")
+        peer.running.set()
+        wait_for(lambda: not errands.busy("params"), "the first errand's end")
+        errands.clear()
+        errands.put("gripper", Errand("open_gripper", None, PATIENCE))
+        wait_for(lambda: not errands.busy("gripper"), "an errand after it")
+    assert peer.calls == ["update_param", "open_gripper"]
+
+
 def test_a_connection_that_the_server_has_closed_is_opened_again():
     """Guards against a fault after a pause: servers close idle connections as they like."""
     with site(FakeDriver(clock="realtime")) as found, contextlib.closing(HttpLink(found.url)) as link:
