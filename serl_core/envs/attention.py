@@ -6,7 +6,6 @@ which is given `Ears.verdicts`; END, DISCARD, HOLD and STOP truncate it. Nobody 
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -126,10 +125,6 @@ class Ears:
         elif said.event is Event.HOLD:
             self._tell_robots(lambda robot: robot.hold(f"hold by {said.source}"), "not held")
         elif said.event is Event.BEGIN and self.held:
-            for robot in self._robots:
-                with contextlib.suppress(RobotError):  # refused where somebody else has ended the hold already
-                    robot.confirm()
-        elif said.event is Event.BEGIN and self.held:
             self._tell_robots(_let_go_on, "still held")
 
     def _tell_robots(self, tell: Callable[[Robot], None], problem: str) -> None:
@@ -156,7 +151,7 @@ class Ears:
 
 
 def _let_go_on(robot: Robot) -> None:
-    """End a hold; never a STOP, for which this would not be enough."""
+    """End a hold, if nobody has ended it yet; never a STOP, for which this would not be enough."""
     if robot.status().held:
         robot.confirm()
 
