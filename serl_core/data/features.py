@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ from serl_core.types import Obs
 log = logging.getLogger(__name__)
 
 KEY = 16  # bytes of a frame's hash
+LEAVE = 5_000_000_000  # bytes of the disk that stay free: recordings need them, and they cannot be made again
 
 
 @final
@@ -39,13 +41,14 @@ class RememberedFeatures:
         encode: Callable[[Obs], Mapping[str, npt.NDArray[Any]]],
         example_obs: Obs,
         say: Callable[..., None] = log.warning,
+        free: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
     ) -> None:
         stored = encode(example_obs)
         self._cameras = {name: stored[name] for name in sorted(stored.keys() - {"state"})}
         self._size = sum(x.nbytes for x in self._cameras.values())
         self._row = np.dtype([("key", "u1", (KEY,)), ("crc", "<u4"), ("features", "u1", (self._size,))])
         self._path = folder / f"{digest[:16]}-{self._size}.features"
-        self._encode, self._say = encode, say
+        self._encode, self._say, self._free = encode, say, free
         self._rows: dict[bytes, int] = {}
         self._count = 0  # rows in the file
         self._full = False
@@ -94,11 +97,13 @@ class RememberedFeatures:
         return parts
 
     def _write(self, key: bytes, fresh: Mapping[str, npt.NDArray[Any]]) -> None:
-        """At the end of the file. A full disk ends remembering, nothing else."""
+        """At the end of the file. A disk that is nearly full ends remembering, nothing else."""
         if self._full:
             return
         data = b"".join(fresh[name].tobytes() for name in self._cameras)
         try:
+            if self._free(self._path.parent) < LEAVE:
+                raise OSError(f"less than {LEAVE / 1e9:g} GB of the disk are free, and kept for recordings")
             self._file.seek(self._count * self._row.itemsize)
             write_all(self._file.fileno(), [key, _check(data), data])
         except OSError as error:

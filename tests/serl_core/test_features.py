@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from serl_core.data.features import RememberedFeatures
+from serl_core.data.features import LEAVE, RememberedFeatures
 
 VIEWS = 2
 
@@ -96,6 +96,21 @@ def test_a_full_disk_ends_remembering_only(tmp_path: Path) -> None:
     with full_above(file.stat().st_size + 10), kept:
         assert [kept(obs(number))["front"][0, 0, 0] for number in (7, 8, 9, 8, 7)] == [7, 8, 9, 8, 7]
     assert len(said) == 1
+
+
+def test_the_disk_is_left_to_the_recordings(tmp_path: Path) -> None:
+    """Bug: features, which can be computed again, take the space of episodes, which cannot."""
+    said: list[object] = []
+    free = iter([LEAVE + 1, LEAVE - 1])
+    kept = RememberedFeatures(
+        tmp_path, "d" * 64, Counting(), obs(0), say=lambda *text: said.append(text), free=lambda folder: next(free)
+    )
+    with kept:
+        assert [kept(obs(number))["front"][0, 0, 0] for number in (7, 8, 9)] == [7, 8, 9]
+    (file,) = tmp_path.iterdir()
+    with remembering(tmp_path, again := Counting()) as kept:
+        kept(obs(7))
+    assert again.calls == 0 and file.stat().st_size < 100 and "recordings" in str(said)
 
 
 @contextlib.contextmanager
