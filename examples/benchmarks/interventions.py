@@ -101,6 +101,11 @@ class Grid:
         tally = score(self._env, self._trainee.final_policy(), GRID_EPISODES, GRID_SEEDS)
         self.curve.append(tally.successes)
 
+    @property
+    def shares(self) -> list[float]:
+        """The same as shares of its episodes."""
+        return [successes / GRID_EPISODES for successes in self.curve]
+
 
 class Benchmark:
     """Runs one row at a time."""

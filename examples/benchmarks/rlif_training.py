@@ -36,6 +36,7 @@ class Recipe:
     sampling: Sampling
     utd: int  # updates per transition
     pretrain: int = 0  # updates on the demonstrations before the first step
+    encode: Callable[[Obs], Obs] = dict  # what the policy acts on, of an observation
 
 
 class Trainee:
@@ -70,7 +71,7 @@ class Trainee:
     def policy(self, obs: Obs) -> Decision:
         """Explores with the newest published weights."""
         self._key, key = jax.random.split(self._key)
-        return Decision(self.recipe.act(self._params, obs, key, True))
+        return Decision(self.recipe.act(self._params, self.recipe.encode(obs), key, True))
 
     @property
     def updates(self) -> int:
@@ -86,7 +87,7 @@ class Trainee:
     def final_policy(self) -> Callable[[Obs], Decision]:
         """Acts without exploring, with the averaged weights of now."""
         params, key = self.recipe.agent.averaged_policy(self.state), jax.random.key(0)
-        return lambda obs: Decision(self.recipe.act(params, obs, key, False))
+        return lambda obs: Decision(self.recipe.act(params, self.recipe.encode(obs), key, False))
 
 
 def insert(replay: Replay, record: Record) -> bool:
