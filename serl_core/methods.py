@@ -57,14 +57,17 @@ class Recipe:
 def agent_config(switches: Switches, hil_serl: SACConfig) -> AgentConfig:
     """The agent of a method; ``hil_serl`` is what HIL-SERL would learn the task with, by the preset.
 
-    RLIF has RLPD's own ten critics and a discount of 0.99, and none of what a preset adds for the task's reward.
+    RLIF has RLPD's own ten critics and a discount of 0.99, and none of what a preset adds for the task's reward. Its
+    gripper is one more continuous entry of the action, as in the released code: with a discrete critic of its own,
+    whose choices differ by less than one takeover in returns of many, it went on being corrected for wrong grips. The
+    price: nothing discourages toggling.
     Raises ConfigError for switches that the method does not know.
     """
     _routing(switches)  # what it refuses would fail later, less clearly
     if switches.method in ("hg-dagger", "bc"):
         return BCConfig(grasp=hil_serl.grasp)
     if switches.method == "rlif":
-        bare = replace(hil_serl, discount=RLIF_DISCOUNT, n_step=1, imitation=0.0, value_bounds=None)
+        bare = replace(hil_serl, discount=RLIF_DISCOUNT, n_step=1, imitation=0.0, value_bounds=None, grasp=0)
         return rlpd_preset(bare)
     if not switches.takeover_penalty or hil_serl.value_bounds is None:
         return hil_serl

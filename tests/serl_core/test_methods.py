@@ -48,7 +48,7 @@ def test_rlif_is_the_released_algorithm() -> None:
     config, how = made(method="rlif")
     assert isinstance(config, SACConfig) and isinstance(how.routing, Rlif)
     assert (config.critics, config.critic_subset, config.discount, config.n_step) == (10, 2, 0.99, 1)
-    assert config.imitation == 0.0 and config.value_bounds is None and config.grasp == 1
+    assert config.imitation == 0.0 and config.value_bounds is None and config.grasp == 0
     assert (how.sampling.demo_ratio, how.sampling.discount, how.pretrain) == (0.0, 0.99, 0)
 
 
