@@ -77,7 +77,7 @@ class Config:
     methods: tuple[Method, ...] = ("hil", "alone", "more-demos")
     seeds: tuple[int, ...] = (100, 101, 102, 103, 104)  # 0 to 2 are for development
     env_steps: int = 8_000  # steps of training
-    demonstrations: int = 20  # successful episodes before training
+    demonstrations: int = 2  # successful episodes before training; with 20 this learner hardly needs anybody
     utd: int = 4  # critic updates per step
     episodes: int = 100  # of the final evaluation
     judge: Path | None = None  # classifier of ``hil-judged`` (serl classifier train)
