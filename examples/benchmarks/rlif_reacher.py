@@ -16,10 +16,11 @@ import numpy.typing as npt
 from serl_core.types import Obs
 
 LINKS = (0.1, 0.11)  # m
-NEAR = 0.015  # m between fingertip and target that count as there …
-SLOW = 1.0  # rad/s … if no joint is faster
-MAX_STEPS = 50
-PERIOD = 0.02  # s
+NEAR = 0.025  # m between fingertip and target that count as there …
+SLOW = 1.5  # rad/s … if no joint is faster
+MAX_STEPS = 25
+REPEAT = 2  # steps of the simulation for which an action lasts
+PERIOD = 0.02 * REPEAT  # s
 ACTIONS = 2
 ENTRIES = 10  # of the observation, see `_joints` and gymnasium's documentation of Reacher-v5
 STIFFNESS, DAMPING = 0.5, 0.08  # of the expert: torque per rad, and per rad/s, in shares of the largest
@@ -35,7 +36,7 @@ class ReacherEnv(gym.Env[Any, Any]):
 
     def __init__(self) -> None:
         try:
-            self._env = gym.make("Reacher-v5", max_episode_steps=MAX_STEPS)
+            self._env = gym.make("Reacher-v5", max_episode_steps=MAX_STEPS * REPEAT)
         except gym.error.DependencyNotInstalled as error:
             raise RuntimeError(f"Reacher needs a package ({error}): pip install 'gymnasium[mujoco]'") from error
         self.observation_space = gym.spaces.Dict({"state": gym.spaces.Box(-np.inf, np.inf, (ENTRIES,), np.float32)})
@@ -48,7 +49,9 @@ class ReacherEnv(gym.Env[Any, Any]):
         return _observation(state), self._info(False)
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        state, _, _, truncated, _ = self._env.step(action)
+        state, truncated = np.zeros(ENTRIES), False
+        for _ in range(REPEAT):
+            state, _, _, truncated, _ = self._env.step(action)
         self._steps += 1
         success = at_rest(state)
         return _observation(state), float(success), success, truncated and not success, self._info(success)
@@ -101,7 +104,7 @@ class ReacherSkill:
     """How well it reaches: the same knobs as `serl_core.teleop.scripted.OperatorConfig`, in metres."""
 
     skill: float = 1.0  # share of the episodes in which it sees the target where it is; else …
-    bias: tuple[float, float] = (0.05, 0.03)  # m … it aims beside it, about so far …
+    bias: tuple[float, float] = (0.09, 0.06)  # m … it aims beside it, about so far …
     misjudged: float = 0.02  # m … with this standard deviation
     noise: float = 0.05  # standard deviation of its torques, of the full range
 

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import gymnasium as gym
 import numpy as np
 
-from examples.benchmarks.rlif_reacher import ACTIONS, ENTRIES, ReacherEnv, ReacherExpert, ReacherSkill
+from examples.benchmarks.rlif_reacher import ACTIONS, ENTRIES, MAX_STEPS, ReacherEnv, ReacherExpert, ReacherSkill
 from robot_servers.drivers.mujoco import MujocoDriver
 from robot_servers.guarded import GuardedRobot
 from serl_core.clock import LockstepClock
@@ -63,7 +63,7 @@ class World:
 def study_task(name: TaskName) -> StudyTask:
     """The facts of a task by its name; opens nothing."""
     if name == "reacher":
-        return StudyTask(name, ENTRIES, ACTIONS, 0, 0.97, 50)
+        return StudyTask(name, ENTRIES, ACTIONS, 0, 0.95, MAX_STEPS)
     task = load_task(name)
     shape = observation_space(task, "state")["state"].shape
     assert shape is not None  # a Box has one
