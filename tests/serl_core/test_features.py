@@ -30,7 +30,7 @@ def obs(number: int) -> dict[str, np.ndarray]:
 
 
 def remembering(folder: Path, encode: Counting, digest: str = "d" * 64) -> RememberedFeatures:
-    kept = RememberedFeatures(folder, digest, encode, obs(0))
+    kept = RememberedFeatures(folder, digest, encode, obs(0), free=lambda folder: LEAVE)
     encode.calls = 0
     return kept
 
@@ -92,7 +92,9 @@ def test_a_full_disk_ends_remembering_only(tmp_path: Path) -> None:
     with remembering(tmp_path, Counting()) as kept:
         kept(obs(7))
     (file,) = tmp_path.iterdir()
-    kept = RememberedFeatures(tmp_path, "d" * 64, Counting(), obs(0), say=lambda *text: said.append(text))
+    kept = RememberedFeatures(
+        tmp_path, "d" * 64, Counting(), obs(0), say=lambda *text: said.append(text), free=lambda folder: LEAVE
+    )
     with full_above(file.stat().st_size + 10), kept:
         assert [kept(obs(number))["front"][0, 0, 0] for number in (7, 8, 9, 8, 7)] == [7, 8, 9, 8, 7]
     assert len(said) == 1
