@@ -1,7 +1,8 @@
-"""The cheap task of the study: Gymnasium's Reacher, a two-link arm moved by torques, and an expert of graded skill.
+"""The cheap task of the study: Gymnasium's Reacher, a two-link arm, and an expert of graded skill.
 
-Needs ``gymnasium[mujoco]``. An episode succeeds, and ends with reward 1, when the fingertip rests at the target; the
-task's own dense reward is not looked at.
+Needs ``gymnasium[mujoco]``. An action says how fast the joints are to turn, and a controller makes torques of it, as
+behind a robot's server. An episode succeeds, and ends with reward 1, when the fingertip rests at the target; the task's
+own dense reward is not looked at.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ import numpy.typing as npt
 from serl_core.types import Obs
 
 LINKS = (0.1, 0.11)  # m
-NEAR = 0.025  # m between fingertip and target that count as there …
-SLOW = 1.5  # rad/s … if no joint is faster
+NEAR = 0.02  # m between fingertip and target that count as there …
+SLOW = 1.0  # rad/s … if no joint is faster
 MAX_STEPS = 25
 REPEAT = 2  # steps of the simulation for which an action lasts
 PERIOD = 0.02 * REPEAT  # s
 ACTIONS = 2
 ENTRIES = 10  # of the observation, see `_joints` and gymnasium's documentation of Reacher-v5
-STIFFNESS, DAMPING = 0.5, 0.08  # of the expert: torque per rad, and per rad/s, in shares of the largest
+SPEED = 4.0  # rad/s of an action of 1
+GAIN = 0.2  # of the controller, share of the largest torque per rad/s
+STIFFNESS = 2.0  # of the expert, action per rad
 ELBOW = 2.9  # rad; the joint ends at 3
 
 Array = npt.NDArray[np.float64]
@@ -42,16 +45,19 @@ class ReacherEnv(gym.Env[Any, Any]):
         self.observation_space = gym.spaces.Dict({"state": gym.spaces.Box(-np.inf, np.inf, (ENTRIES,), np.float32)})
         self.action_space = gym.spaces.Box(-1.0, 1.0, (ACTIONS,), np.float32)
         self._steps = 0
+        self._velocity = np.zeros(2)  # rad/s
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         state, _ = self._env.reset(seed=seed)
-        self._steps = 0
+        self._steps, self._velocity = 0, state[6:8]
         return _observation(state), self._info(False)
 
     def step(self, action: npt.NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         state, truncated = np.zeros(ENTRIES), False
         for _ in range(REPEAT):
-            state, _, _, truncated, _ = self._env.step(action)
+            torque = np.clip(GAIN * (SPEED * action - self._velocity), -1.0, 1.0)
+            state, _, _, truncated, _ = self._env.step(torque)
+            self._velocity = state[6:8]
         self._steps += 1
         success = at_rest(state)
         return _observation(state), float(success), success, truncated and not success, self._info(success)
@@ -104,13 +110,13 @@ class ReacherSkill:
     """How well it reaches: the same knobs as `serl_core.teleop.scripted.OperatorConfig`, in metres."""
 
     skill: float = 1.0  # share of the episodes in which it sees the target where it is; else …
-    bias: tuple[float, float] = (0.09, 0.06)  # m … it aims beside it, about so far …
+    bias: tuple[float, float] = (0.06, 0.04)  # m … it aims beside it, about so far …
     misjudged: float = 0.02  # m … with this standard deviation
-    noise: float = 0.05  # standard deviation of its torques, of the full range
+    noise: float = 0.05  # standard deviation of its actions
 
 
 class ReacherExpert:
-    """Satisfies `serl_core.teleop.conditions.Expert`: inverse kinematics and a damped spring to the angles."""
+    """Satisfies `serl_core.teleop.conditions.Expert`: inverse kinematics, faster the farther away."""
 
     def __init__(self, skill: ReacherSkill, rng: np.random.Generator) -> None:
         self._skill = skill
@@ -123,8 +129,8 @@ class ReacherExpert:
         self._error = self._rng.normal(self._skill.bias, self._skill.misjudged) * wrong
 
     def act(self, obs: Obs) -> npt.NDArray[np.float32]:
-        """Torques (2,) towards where it believes the target to be."""
+        """Speeds (2,) towards where it believes the target to be."""
         state = obs["state"].astype(np.float64)
         way = way_to(state[4:6] + self._error, _joints(state))
-        torque = STIFFNESS * way - DAMPING * state[6:8] + self._rng.normal(0.0, self._skill.noise, ACTIONS)
-        return np.clip(torque, -1.0, 1.0).astype(np.float32)
+        speed = STIFFNESS * way + self._rng.normal(0.0, self._skill.noise, ACTIONS)
+        return np.clip(speed, -1.0, 1.0).astype(np.float32)
