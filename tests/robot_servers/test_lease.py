@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served import served_at
+from served import fixed_address, served_at
 
 from robot_servers import wire
 from robot_servers.answering import answer_request
@@ -264,7 +264,7 @@ def test_limits_come_back_after_a_restart_of_the_server() -> None:
     first, second = GuardedRobot(FakeDriver()), GuardedRobot(FakeDriver())
     first.connect()
     second.connect()
-    with served_at(first) as address:
+    with served_at(first, fixed_address()) as address:
         task = RobotClient(address)
         task.tighten(NARROW)
     with served_at(second, address):
