@@ -29,10 +29,10 @@ RATES: Mapping[RuleName, float] = {"random-30": 0.3, "random-50": 0.5, "random-8
 class Terms:
     """What is the same for every row. Frozen before the reported seeds were run."""
 
-    steps: int = 6_000  # of training, takeovers included
+    steps: int | None = None  # of training, takeovers included; None: as many as the task has in the study
     demonstrations: int = 20  # successful episodes of the good expert, the same for all methods of a task and seed
     episodes: int = 100  # of the final evaluation, alone
-    share: float = 0.9  # of the reference's value below which the expert takes over; 0.97 is one step's delay here
+    delay: float = 2.5  # steps: the expert takes over where the policy's action costs as much as waiting so long
     utd: int = 4  # critic updates per step of RLIF and RLPD; imitation makes one of its own
     batch: int = 128
     hidden: tuple[int, ...] = (128, 128)  # of critics and actor: enough for these states, and a quarter of the time
@@ -61,16 +61,18 @@ def measure(job: Job, terms: Terms, yardstick: Yardstick | None) -> dict[str, An
     """Train, evaluate, and return the figures of the row. ``yardstick`` is needed for takeovers by the value gap."""
     begun, cpu = time.monotonic(), time.process_time()
     task = study_task(job.task)
+    budget = task.steps if terms.steps is None else terms.steps
     rng = np.random.default_rng([job.seed, 3])
     with opened(job.task) as world:
         demonstrations = demonstrated(world, task, terms, job.seed)
-        replay = Replay(terms.steps * 2 + 10_000, task.example(), task.action_dim, dict, routing=routing_of(job.method))
+        replay = Replay(budget * 2 + 10_000, task.example(), task.action_dim, dict, routing=routing_of(job.method))
         for record in demonstrations:
             replay.insert(record)
         steps_shown = replay.size("demos")
         trainee = Trainee(recipe_of(job.method, task, terms), replay, job.seed)
-        steps = 0 if job.method == "bc" else terms.steps
-        env = Intervening(world.env, world.expert(job.expert, rng), rule_of(job, terms, yardstick, rng))
+        steps = 0 if job.method == "bc" else budget
+        rule = rule_of(job, task.discount**terms.delay, yardstick, rng)
+        env = Intervening(world.env, world.expert(job.expert, rng), rule)
         training = train(env, trainee, steps, job.seed) if steps else Tally()
         result = score(world.env, trainee.final_policy(), terms.episodes, EVALUATION_SEEDS)
     return {
@@ -104,15 +106,18 @@ def share_of_operator(tally: Tally, since: float) -> float:
     return round(sum(episode.operator_steps for episode in late) / steps, 4) if steps else 0.0
 
 
-def rule_of(job: Job, terms: Terms, yardstick: Yardstick | None, rng: np.random.Generator) -> Rule:
-    """When the expert takes over. Raises ValueError without the reference agent that the value gap needs."""
+def rule_of(job: Job, share: float, yardstick: Yardstick | None, rng: np.random.Generator) -> Rule:
+    """When the expert takes over: by the value gap, below this ``share`` of the reference's value.
+
+    Raises ValueError without the reference agent that the value gap needs.
+    """
     if job.rule == "none":
         return Never()
     if job.rule in RATES:
         return AtRandom(RATES[job.rule], rng)
     if yardstick is None:
         raise ValueError("takeovers by the value gap need a reference agent")
-    return ValueGap(yardstick.agent.values, rng, terms.share)
+    return ValueGap(yardstick.agent.values, rng, share)
 
 
 def routing_of(method: Method) -> Routing:
