@@ -29,8 +29,8 @@ RATES: Mapping[RuleName, float] = {"random-30": 0.3, "random-50": 0.5, "random-8
 class Terms:
     """What is the same for every row. Frozen before the reported seeds were run."""
 
-    steps: int | None = None  # of training, takeovers included; None: as many as the task has in the study
-    demonstrations: int = 20  # successful episodes of the good expert, the same for all methods of a task and seed
+    steps: int | None = None  # of training, takeovers included; here and below None: as many as the task says
+    demonstrations: int | None = None  # successful episodes of the good expert, the same for all methods of a seed
     episodes: int = 100  # of the final evaluation, alone
     delay: float = 2.5  # steps: the expert takes over where the policy's action costs as much as waiting so long
     utd: int = 4  # critic updates per step of RLIF and RLPD; imitation makes one of its own
@@ -95,8 +95,8 @@ def measure(job: Job, terms: Terms, yardstick: Yardstick | None) -> dict[str, An
 def demonstrated(world: World, task: StudyTask, terms: Terms, seed: int) -> list[Any]:
     """The demonstrations of a task and seed: successful episodes, as `serl record` keeps them."""
     expert = world.expert("good", np.random.default_rng([seed, 2]))
-    episodes = demonstrate(Intervening(world.env, expert, Always()), task.action_dim, terms.demonstrations, seed)
-    return successful(episodes)
+    wanted = task.demonstrations if terms.demonstrations is None else terms.demonstrations
+    return successful(demonstrate(Intervening(world.env, expert, Always()), task.action_dim, wanted, seed))
 
 
 def share_of_operator(tally: Tally, since: float) -> float:
