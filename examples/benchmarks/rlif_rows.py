@@ -17,22 +17,23 @@ class Rows:
         self._key = key
 
     def read(self) -> list[dict[str, str]]:
-        """All rows, in the order in which they were measured; a column that a row lacks is empty."""
-        if not self._path.exists():
-            return []
-        with self._path.open(newline="") as file:
-            return [{**dict.fromkeys(self._fields, ""), **row} for row in csv.DictReader(file, restval="")]
+        """The rows in the order in which they were measured; a column that a row lacks is empty.
+
+        Of rows of one name the last counts: it was measured again, with a larger budget.
+        """
+        rows = self._all()
+        return list({self._name(row): row for row in rows}.values())
 
     def done(self) -> set[tuple[str, ...]]:
         """The names of the rows that exist."""
-        return {tuple(row[name] for name in self._fields[: self._key]) for row in self.read()}
+        return {self._name(row) for row in self._all()}
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; the header comes with the first, and columns that are new since then at the end of it."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
         header = self._header()
         if header != (known := self._known()):
-            before = self.read() if known else []
+            before = self._all() if known else []
             new = self._path.with_suffix(".new")
             with new.open("w", newline="") as file:
                 writer = csv.DictWriter(file, header)
@@ -41,6 +42,15 @@ class Rows:
             new.replace(self._path)
         with self._path.open("a", newline="") as file:
             csv.DictWriter(file, header, restval="", extrasaction="ignore").writerow(row)
+
+    def _all(self) -> list[dict[str, str]]:
+        if not self._path.exists():
+            return []
+        with self._path.open(newline="") as file:
+            return [{**dict.fromkeys(self._fields, ""), **row} for row in csv.DictReader(file, restval="")]
+
+    def _name(self, row: Mapping[str, str]) -> tuple[str, ...]:
+        return tuple(row[name] for name in self._fields[: self._key])
 
     def _known(self) -> tuple[str, ...]:
         """The file's columns."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from examples.benchmarks.interventions import FIELDS, Benchmark, Config
 from examples.benchmarks.rlif_rows import Rows
 
 
@@ -29,3 +30,24 @@ def test_a_newer_file_keeps_its_columns_under_an_older_version(tmp_path: Path) -
     assert [(row["seed"], row["score"], row["judge"]) for row in rows] == [
         ("1", "3", "oracle"), ("2", "4", ""), ("3", "", ""),
     ]  # fmt: skip
+
+
+def test_a_row_that_was_measured_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    """Guards against a run counted twice, once with a budget that it was too small for; the file keeps both."""
+    rows = Rows(tmp_path / "rows.csv", ("task", "seed", "steps"), 2)
+    for seed, steps in ((1, 8), (2, 8), (1, 16)):
+        rows.append({"task": "reach", "seed": seed, "steps": steps})
+    assert [(row["seed"], row["steps"]) for row in rows.read()] == [("1", "16"), ("2", "8")]
+    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
+
+
+def test_a_run_that_never_got_there_is_run_again_with_a_larger_budget_and_only_then(tmp_path: Path) -> None:
+    """Guards against hours spent again on rows that are known, and against a comparison that its budget cuts off."""
+    row = {"task": "peg_insertion", "method": "alone", "expert": "none", "env_steps": 8_000}
+    rows = Rows(tmp_path / "interventions.csv", FIELDS, 4)
+    rows.append({**row, "seed": 1, "crossed": True})
+    rows.append({**row, "seed": 2, "crossed": False})
+    for budget, missing in ((8_000, [3]), (16_000, [2, 3])):
+        benchmark = Benchmark(Config(results=tmp_path, env_steps=budget))
+        assert [seed for seed in (1, 2, 3) if not benchmark.has("alone", seed)] == missing
+    assert not benchmark.has("hil", 1)
