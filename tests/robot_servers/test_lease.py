@@ -222,7 +222,7 @@ def test_a_killed_owner_blocks_nobody() -> None:
     """Guards against a robot that stays with a dead program, and against an arm that goes on moving for it."""
     robot = GuardedRobot(FakeDriver(clock="realtime"))
     robot.connect()
-    with served_at(robot) as address, RobotClient(address) as second:
+    with served_at(robot, silence=3.0) as address, RobotClient(address) as second:
         with subprocess.Popen([sys.executable, "-c", OWNER, address], stdout=subprocess.PIPE) as owner:
             assert owner.stdout is not None and owner.stdout.readline()
             with pytest.raises(NotOwner):
@@ -251,7 +251,7 @@ def test_limits_bind_their_owner_and_nobody_else(robot: GuardedRobot) -> None:
 
 def test_limits_come_back_with_the_lease(robot: GuardedRobot) -> None:
     """Guards against commands without the task's limits after a pause in which somebody else drove."""
-    with served_at(robot, silence=0.05) as address, RobotClient(address) as task:
+    with served_at(robot, silence=0.5) as address, RobotClient(address) as task:
         task.tighten(NARROW)
         with RobotClient(address) as other:
             wait_until_free(other)
