@@ -298,7 +298,7 @@ def test_track_ends_a_joint_reset(bench: Bench):
     assert not bench.driver.joint_reset()
     bench.cycles(10)
     bench.driver.track(bench.driver.state().pose, None)
-    bench.cycles(3)
+    bench.run(lambda: bench.ur.get("calls")[-1] == "forceMode", "it does not hold")
     assert bench.ur.get("calls")[-3:] == ["moveJ", "stopJ", "forceMode"]
 
 
@@ -315,6 +315,7 @@ def test_guided_by_hand_and_held_where_it_was_left(bench: Bench):
     bench.driver.guide(False)
     left = bench.driver.state().pose
     bench.cycles(30)
+    bench.run(lambda: bench.ur.get("calls")[-1] == "forceMode", "it does not hold")
     assert np.linalg.norm(bench.driver.state().pose[:3] - left[:3]) < 2e-3
     assert bench.ur.get("calls")[-3:] == ["teachMode", "endTeachMode", "forceMode"]
 
