@@ -30,6 +30,8 @@ from serl_core.nets.weights import DOTTED, FLAX, TORCHVISION, TRANSFORMERS, Nami
 
 SMALL = Path(__file__).with_name("trunk.npz")  # weights of "small", made by examples/pretrain_trunk.py
 
+AT_ONCE = 32  # frames of a pass: what more of them take up fits into no cache, and costs 40 % more per frame
+
 Images = npt.NDArray[np.uint8] | jax.Array
 
 
@@ -68,7 +70,10 @@ class FrozenTrunk:
 
     def __call__(self, images: Images) -> npt.NDArray[np.float16]:
         """Features (N, channels, positions). Raises ValueError for other frames."""
-        return self.finish(self.spec.apply(self.params, images))
+        if len(images) <= AT_ONCE:
+            return self.finish(self.spec.apply(self.params, images))
+        parts = np.array_split(np.asarray(images), -(-len(images) // AT_ONCE))
+        return np.concatenate([self(part) for part in parts])
 
     def finish(self, seen: jax.Array) -> npt.NDArray[np.float16]:
         """The features (N, channels, positions) of what the trunk's module gives for some frames."""

@@ -6,7 +6,7 @@ import pytest
 from weight_files import safetensors, torchvision_arrays
 
 from serl_core.nets.encoders import Trunk, channels_first, random_trunk, save_trunk
-from serl_core.nets.trunks import TRUNKS, digest, load_named
+from serl_core.nets.trunks import AT_ONCE, TRUNKS, digest, load_named
 from serl_core.nets.weights import WeightsError
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
@@ -76,3 +76,13 @@ def test_unknown_names_and_files_of_other_networks(tmp_path: Path) -> None:
     path.write_bytes(safetensors(stem))
     with pytest.raises(WeightsError, match=r"resnet18 .*\.weight .* is missing; the file has '(conv1.0|bn1).weight'"):
         load_named("resnet18", path)
+
+
+def test_many_frames_come_back_in_their_order() -> None:
+    """Guards the views of frames that go through the trunk in several passes: one dropped would shift all others."""
+    frames = np.random.default_rng(0).integers(0, 255, (AT_ONCE + 3, 128, 128, 3), np.uint8)
+    trunk = load_named("small", None)
+    one_by_one = np.concatenate([trunk(frame[None]) for frame in frames])
+    assert trunk(frames).shape == one_by_one.shape
+    assert np.allclose(trunk(frames), one_by_one, atol=1e-2)
+    assert np.abs(one_by_one[1:] - one_by_one[:-1]).max(axis=(1, 2)).min() > 0.1, "frames that cannot be told apart"
