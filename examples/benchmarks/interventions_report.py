@@ -42,7 +42,7 @@ def verdict(rows: Sequence[Row]) -> dict[str, Any]:
     for method in dict.fromkeys(row["method"] for row in rows):
         steps = figures(rows, method, "steps_to_bar")
         crossed = [row["crossed"] == "True" for row in rows if row["method"] == method]
-        told = ", ".join(f"{value:.0f}" if there else "never" for value, there in zip(steps, crossed, strict=True))
+        told = ", ".join(f"{'' if there else '> '}{value:.0f}" for value, there in zip(steps, crossed, strict=True))
         final = mean(figures(rows, method, "successes")) / mean(figures(rows, method, "episodes"))
         shares = (mean(figures(rows, method, name)) for name in ("operator_share", "share_last_quarter"))
         lines.append(
@@ -87,6 +87,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         middle = [mean(curve[place] for curve in curves) for place in range(length)]
         axes.plot(points, middle, color=COLOURS[method], linewidth=2, label=method)
     axes.axhline(BAR, color="black", linestyle=":", linewidth=1)
+    axes.set_yticks(range(0, GRID_EPISODES + 1, 4))
     axes.set_xlabel("steps of training")
     axes.set_ylabel(f"successes of {GRID_EPISODES}, alone")
     axes.legend()

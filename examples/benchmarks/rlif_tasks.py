@@ -47,7 +47,7 @@ class StudyTask:
     discount: float  # of the task reward
     max_steps: int
     steps: int  # of training in the study
-    demonstrations: int  # episodes before it: 700 to 900 steps in every task
+    demonstrations: int  # episodes before it: 700 to 1 400 steps
 
     def example(self) -> dict[str, np.ndarray]:
         """Zeros in the shape of one observation."""
