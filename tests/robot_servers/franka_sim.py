@@ -16,7 +16,7 @@ from robot_servers.drivers.franka import FrankaDriver
 from robot_servers.drivers.franka_model import FRANKA_HAND
 from robot_servers.grippers.franka_hand import FrankaHand
 from robot_servers.interface import Gripper, Limits
-from serl_core.franka_sim.launch import FCI_PORT, emulated_franka, free_host
+from serl_core.franka_sim.launch import FCI_PORT, emulated_franka, environment, free_host
 from serl_core.processes import Child, ChildFailed
 
 LIMITS = Limits((0.2, -0.4, 0.02), (0.8, 0.4, 0.8))
@@ -25,13 +25,13 @@ PATIENCE = 20.0  # s; everything here takes less than 3 on an idle machine
 
 @contextlib.contextmanager
 def emulated(folder: Path) -> Iterator[tuple[str, Child]]:
-    """`emulated_franka`, or a skip that says what is missing."""
+    """`emulated_franka`, or a skip that says what is not installed. An emulator that does not start is a failure."""
     pytest.importorskip("franky", reason="the package franky-control is not installed")
-    with contextlib.ExitStack() as stack:
-        try:
-            arm = stack.enter_context(emulated_franka(folder / "franka-sim.log"))
-        except ChildFailed as error:
-            pytest.skip(f"the emulated arm needs the package franka-sim from PyPI: {error}")
+    try:
+        environment()
+    except ChildFailed as error:
+        pytest.skip(f"the emulated arm needs the package franka-sim from PyPI: {error}")
+    with emulated_franka(folder / "franka-sim.log") as arm:
         yield arm
 
 

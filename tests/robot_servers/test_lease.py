@@ -222,7 +222,7 @@ def test_a_killed_owner_blocks_nobody() -> None:
     """Guards against a robot that stays with a dead program, and against an arm that goes on moving for it."""
     robot = GuardedRobot(FakeDriver(clock="realtime"))
     robot.connect()
-    with served_at(robot, silence=3.0) as address, RobotClient(address) as second:
+    with served_at(robot) as address, RobotClient(address) as second:
         with subprocess.Popen([sys.executable, "-c", OWNER, address], stdout=subprocess.PIPE) as owner:
             assert owner.stdout is not None and owner.stdout.readline()
             with pytest.raises(NotOwner):
