@@ -8,11 +8,9 @@ of each kill of the actor one more record may be there, whose spooling had not r
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import random
-import socket
 import subprocess
 import sys
 import tempfile
@@ -25,6 +23,7 @@ from statistics import median
 
 import tyro
 
+from examples.benchmarks.ports import free_address
 from examples.benchmarks.soak_ends import CAMERAS, is_whole, number_of
 from examples.benchmarks.soak_phases import Phases, marks, phases, summary, table
 from robot_servers.hello import STATE_PORT, STOP_PORT
@@ -126,19 +125,6 @@ class Arena:
 def tail(log: Path) -> str:
     """The last lines of a log."""
     return "\n".join(log.read_text(errors="replace").splitlines()[-8:])
-
-
-def free_address(beside: tuple[int, ...] = ()) -> str:
-    """A loopback address where nobody listens now, nor at ports that much higher."""
-    while True:
-        with contextlib.ExitStack() as probes:
-            first = probes.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            with contextlib.suppress(OSError, OverflowError):
-                for distance in beside:
-                    probes.enter_context(socket.socket()).bind(("127.0.0.1", port + distance))
-                return f"tcp://127.0.0.1:{port}"
 
 
 def victims(schedule: random.Random, kills: int) -> list[str]:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
 from pathlib import Path
 
 from serl_core.data.episodes import EpisodeStore
@@ -20,15 +18,6 @@ def complaint(*arguments: str | int | Path) -> str:
     done = subprocess.run(serl(*arguments), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
     return done.stderr
-
-
-def free_ports(count: int) -> list[int]:
-    """Different TCP ports of this machine that nobody listens on now."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for item in sockets:
-            item.bind(("127.0.0.1", 0))
-        return [item.getsockname()[1] for item in sockets]
 
 
 def wait_for(condition: Callable[[], object], timeout: float, every: float = 0.1) -> None:

@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import tyro
-from observed import episodes, free_ports
+from observed import episodes
 from written import ROOT, blocks, check, inline, known_options, lines
 
+from examples.benchmarks.ports import free_address, free_ports
 from robot_servers.conformance import __main__ as conformance
+from robot_servers.hello import STATE_PORT, STOP_PORT
 from serl_core import demo
 
 README = (ROOT / "README.md").read_text()
@@ -87,8 +89,8 @@ def test_modules_that_are_run_exist(module):
 
 def test_the_four_terminals_work_as_written(start, tmp_path):
     """Guards the sequence by hand, on free ports, small, and with the actor first, which the README allows."""
-    ports = dict(zip(("5555", "5556"), map(str, free_ports(2)), strict=True))
-    link = f"tcp://127.0.0.1:{free_ports(1)[0]}"
+    ports = dict(zip(("5555", "5556"), map(str, free_ports(2, (STOP_PORT, STATE_PORT))), strict=True))
+    link = free_address()
 
     def written(name: str) -> list[str]:
         words = [re.sub(r"555[56]", lambda port: ports[port[0]], word) for word in TERMINALS[name]]

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from observed import alive, complaint, descendants, episodes, free_ports, stored, wait_for
+from observed import alive, complaint, descendants, episodes, stored, wait_for
 
+from examples.benchmarks.ports import free_ports
 from serl_core import metrics
 from serl_core.checkpoint import Checkpoints
 from serl_core.envs.robot_env import observation_space

@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
 
 from robot_servers.drivers.fake import FakeDriver
 from robot_servers.guarded import GuardedRobot
-from robot_servers.hello import STATE_PORT, STOP_PORT
 from robot_servers.server import Server
 
 LOOPBACK = "tcp://127.0.0.1:*"
-
-
-def fixed_address() -> str:
-    """An address to serve at twice: its port and those of STOP and states are free, and no connection gets them."""
-    for port in range(20_000 + os.getpid() % 5_000, 30_000, 7):  # below the ports that outgoing connections are given
-        with contextlib.ExitStack() as stack:
-            try:
-                for above in (0, STOP_PORT, STATE_PORT):
-                    probe = stack.enter_context(socket.socket())
-                    probe.bind(("127.0.0.1", port + above))
-            except OSError:
-                continue
-            return f"tcp://127.0.0.1:{port}"
-    raise AssertionError("no three free ports from 20000 to 30000")
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import zmq
 
+from examples.benchmarks.ports import free_address
 from robot_servers import wire
 from robot_servers.channel import raise_error
 from robot_servers.client import RobotClient, TruthClient
@@ -19,13 +20,6 @@ from robot_servers.drivers.fake import FakeDriver
 from robot_servers.guarded import GuardedRobot
 from robot_servers.hello import read_hello
 from robot_servers.interface import PROTOCOL_VERSION, CommandRefused, Robot, RobotError
-
-
-def free_port() -> int:
-    with sockets.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
 
 Answer = Callable[[dict[str, Any]], list[Any] | None]
 
@@ -66,7 +60,7 @@ def hello_of(request: dict[str, Any]) -> list[Any]:
 def test_absent_server_is_an_error_within_five_seconds() -> None:
     """Guards against a client that waits for ever for a server nobody started."""
     with pytest.raises(RobotError, match=r"no robot server answers at tcp://127.0.0.1:\d+ .* start one with"):
-        RobotClient(f"tcp://127.0.0.1:{free_port()}").connect()
+        RobotClient(free_address()).connect()
 
 
 def test_something_else_at_the_address_is_an_error() -> None:

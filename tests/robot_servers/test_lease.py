@@ -14,13 +14,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served import fixed_address, served_at
+from served import served_at
 
+from examples.benchmarks.ports import free_address
 from robot_servers import wire
 from robot_servers.answering import answer_request
 from robot_servers.client import RobotClient
 from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver
 from robot_servers.guarded import GuardedRobot
+from robot_servers.hello import STATE_PORT, STOP_PORT
 from robot_servers.interface import Applied, Command, CommandRefused, Compliance, MoveTo, NotOwner, SetCompliance
 from robot_servers.lease import Client, Lease
 from robot_servers.server import robot_calls
@@ -207,6 +209,7 @@ OWNER = """
 import sys, time
 from robot_servers.answering import answer_request
 from robot_servers.client import RobotClient
+from robot_servers.hello import STATE_PORT, STOP_PORT
 from robot_servers.interface import Command
 client = RobotClient(sys.argv[1])
 client.connect()
@@ -264,7 +267,7 @@ def test_limits_come_back_after_a_restart_of_the_server() -> None:
     first, second = GuardedRobot(FakeDriver()), GuardedRobot(FakeDriver())
     first.connect()
     second.connect()
-    with served_at(first, fixed_address()) as address:
+    with served_at(first, free_address((STOP_PORT, STATE_PORT))) as address:
         task = RobotClient(address)
         task.tighten(NARROW)
     with served_at(second, address):

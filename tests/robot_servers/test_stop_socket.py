@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import socket
 import threading
 
 import numpy as np
 import pytest
 from served import Hang, serving
 
+from examples.benchmarks.ports import free_address
 from robot_servers.channel import Channel
 from robot_servers.client import RobotClient
 from robot_servers.drivers.fake import FakeDriver
@@ -70,7 +69,7 @@ def test_the_stop_is_found_while_the_main_thread_hangs() -> None:
     driver = FakeDriver(clock="realtime", cameras=("front",))
     hang = Hang()
     driver.frames = hang  # type: ignore[method-assign]
-    with serving(driver, f"tcp://127.0.0.1:{free_port()}") as server:
+    with serving(driver, free_address((STOP_PORT, STATE_PORT))) as server:
         assert stop_address(server.address) == server.sockets["stop"] == beside(server.address, STOP_PORT)
         looker = Channel(server.address, 30.0)
         stuck = threading.Thread(target=looker.call, args=("frames",))
@@ -81,18 +80,6 @@ def test_the_stop_is_found_while_the_main_thread_hangs() -> None:
         hang.release.set()
         stuck.join()
         looker.close()
-
-
-def free_port() -> int:
-    """One whose neighbours for STOP and states are free too."""
-    while True:
-        with contextlib.ExitStack() as stack, contextlib.suppress(OSError, OverflowError):
-            first = stack.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port = first.getsockname()[1]
-            for above in (STOP_PORT, STATE_PORT):
-                stack.enter_context(socket.socket()).bind(("127.0.0.1", port + above))
-            return port
 
 
 def test_a_stop_that_nobody_hears_says_so() -> None:

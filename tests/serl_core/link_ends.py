@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,12 +14,6 @@ from robot_servers import wire
 from serl_core.data.episodes import EpisodeStore
 from serl_core.link import protocol
 from serl_core.transport import PROTOCOL, ActorLink, LearnerLink
-
-
-def free_address() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
 def eventually(condition: Callable[[], bool], timeout: float = 10.0) -> bool:

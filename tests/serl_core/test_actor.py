@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 from env_parts import REACH, Arm, Hand, push
-from link_ends import eventually, free_address
+from link_ends import eventually
 from link_records import step
 from person_parts import Script, in_order
 
+from examples.benchmarks.ports import free_address
 from serl_core.actor import Board, Config, Recorder, attended_env
 from serl_core.attendance import attended_by
 from serl_core.envs.attention import attended

@@ -4,9 +4,10 @@ import time
 from pathlib import Path
 
 import pytest
-from link_ends import Learner, actor, counts, eventually, free_address, learner
+from link_ends import Learner, actor, counts, eventually, learner
 from link_records import step
 
+from examples.benchmarks.ports import free_address
 from serl_core.data.episodes import EpisodeStore
 from serl_core.link import protocol
 from serl_core.link.budget import Budget

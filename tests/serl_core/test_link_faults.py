@@ -6,10 +6,11 @@ import time
 from pathlib import Path
 
 import pytest
-from link_ends import Learner, actor, counts, eventually, free_address, learner
+from link_ends import Learner, actor, counts, eventually, learner
 from link_proxy import Proxy
 from link_records import start, step
 
+from examples.benchmarks.ports import free_address
 from serl_core.data.episodes import EpisodeStore, StoreError
 from serl_core.data.mcap import MAGIC
 from serl_core.transport import ActorLink, LearnerLink, LinkError

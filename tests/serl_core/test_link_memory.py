@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from link_ends import actor, counts, free_address, learner
+from link_ends import actor, counts, learner
 from link_records import step
 
+from examples.benchmarks.ports import free_address
 from serl_core.link.fresh import Fresh
 
 FAULTS = """

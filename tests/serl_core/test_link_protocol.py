@@ -7,9 +7,10 @@ import pytest
 import zmq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from link_ends import actor, counts, eventually, fake_learner, free_address, learner, raw, welcome
+from link_ends import actor, counts, eventually, fake_learner, learner, raw, welcome
 from link_records import start
 
+from examples.benchmarks.ports import free_address
 from robot_servers import wire
 from serl_core.link import protocol
 from serl_core.link.porter import Porter

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from link_ends import actor, eventually, fake_learner, free_address, next_ping, welcome
+from link_ends import actor, eventually, fake_learner, next_ping, welcome
 from link_records import start
 
+from examples.benchmarks.ports import free_address
 from robot_servers import wire
 from serl_core.link import protocol
 from serl_core.transport import LearnerLink, LinkError

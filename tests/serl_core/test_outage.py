@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from link_ends import free_address
 
+from examples.benchmarks.ports import free_address
 from robot_servers.channel import NoAnswer
 from robot_servers.client import RobotClient
 from robot_servers.drivers.fake import HOME, LIMITS, FakeDriver
 from robot_servers.guarded import GuardedRobot
+from robot_servers.hello import STATE_PORT, STOP_PORT
 from robot_servers.interface import RobotError
 from robot_servers.server import Server
 from serl_core.clock import LockstepClock
@@ -48,7 +49,7 @@ def interrupted(
     say: Callable[[str, str, contextlib.ExitStack], None], stop: Callable[[], bool] = lambda: False
 ) -> Iterator[OutlivesServer]:
     """An environment amid an episode whose server is gone; ``say`` may start another at the address."""
-    address = free_address()
+    address = free_address((STOP_PORT, STATE_PORT))
     with contextlib.ExitStack() as stack:
         client = stack.enter_context(contextlib.closing(RobotClient(address, timeout=0.5)))
         with serving(address):

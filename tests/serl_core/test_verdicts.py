@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from link_ends import actor, counts, eventually, free_address, learner
+from link_ends import actor, counts, eventually, learner
 from link_records import obs, start, step
 
+from examples.benchmarks.ports import free_address
 from robot_servers import wire
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.labels import HardExample, LabelLayer, hard_examples, label_of
