@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 Listener = Callable[[Said, bool], None]  # told of everything that is said, and whether an episode was running then
 Begins = Callable[[Mapping[str, Any]], bool]
 VERDICTS = (Event.SUCCESS, Event.MISSED_SUCCESS, Event.FAILURE)
+JUDGEMENTS = (*VERDICTS, Event.DISCARD, Event.UNDO)  # what an episode that was ended may wait for
+FAR = "page"  # the source of what is said by somebody who perhaps does not see the arm
 ENDINGS = (Event.END, Event.DISCARD, Event.HOLD, Event.STOP)
 WAIT = 0.1  # s between two looks while the arm waits for a person; shorter than the lease in real time
 BEGIN, JUDGE = "begin", "success, failure or discard"  # what it may wait for
@@ -59,6 +61,7 @@ class Ears:
         self._look = look
         self._begun = False  # BEGIN was said since the wait for it began
         self._unjudged = False  # END was said, its verdict was not
+        self._far = False  # its verdict came from a page: somebody beside the arm has to say BEGIN too
         self._verdicts: list[Said] = []
 
     def hear(self) -> None:
@@ -92,10 +95,13 @@ class Ears:
             self._wait_while(lambda: self.held)
 
     def await_person(self, begin: bool, judged: bool) -> None:
-        """Between two episodes: wait while the arm is held, with ``begin`` for BEGIN, with ``judged`` for a verdict."""
+        """Between two episodes: wait while the arm is held, with ``begin`` for BEGIN, with ``judged`` for a verdict.
+
+        A verdict that comes from a page does not end the wait alone: BEGIN follows, beside the arm.
+        """
         self._begun = False
         self._unjudged &= judged
-        self._wait_while(lambda: self.held or self._unjudged or (begin and not self._begun))
+        self._wait_while(lambda: self.held or self._unjudged or self._far or (begin and not self._begun))
 
     def waits_for(self, what: str) -> None:
         """Say so where it is news."""
@@ -144,7 +150,10 @@ class Ears:
         self.ended |= self.running and event in ENDINGS
         if event is Event.END and self.running:
             self._unjudged = True
-        elif event in (*VERDICTS, Event.DISCARD, Event.BEGIN):
+        elif event is Event.BEGIN:
+            self._unjudged = self._far = False
+        elif event in JUDGEMENTS:
+            self._far |= self._unjudged and said.source == FAR
             self._unjudged = False
         if self.running and event in VERDICTS:
             self._verdicts.append(said)

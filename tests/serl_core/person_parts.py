@@ -23,29 +23,33 @@ def said(event: Event, wall: float = 0.0) -> Said:
 
 @dataclass
 class Script:
-    """Satisfies `Console`: ``script`` is given the status at every poll and says what the person says then."""
+    """Satisfies `Console`: ``script`` is given the status at every poll and says what the person says then.
 
-    script: Callable[[Mapping[str, Any]], Iterable[Event]]
+    An event alone comes from a key.
+    """
+
+    script: Callable[[Mapping[str, Any]], Iterable[Event | Said]]
     shown: list[dict[str, Any]] = field(default_factory=list)
     heard: list[Event] = field(default_factory=list)
 
     def poll(self) -> Sequence[Said]:
-        events = list(self.script(self.shown[-1] if self.shown else {}))
-        self.heard += events
-        return [said(event) for event in events]
+        told = self.script(self.shown[-1] if self.shown else {})
+        heard = [said(event) if isinstance(event, Event) else event for event in told]
+        self.heard += [one.event for one in heard]
+        return heard
 
     def show(self, status: Mapping[str, Any]) -> None:
         self.shown.append(dict(status))
 
 
-def in_order(*moments: tuple[str, Event]) -> Callable[[Mapping[str, Any]], Iterator[Event]]:
+def in_order(*moments: tuple[str, Event | Said]) -> Callable[[Mapping[str, Any]], Iterator[Event | Said]]:
     """A script: each event is said once when its moment has come.
 
     A moment is "begin" (the arm waits for BEGIN), "judge" (it waits for a verdict), or a number of steps.
     """
     waiting = list(moments)
 
-    def script(status: Mapping[str, Any]) -> Iterator[Event]:
+    def script(status: Mapping[str, Any]) -> Iterator[Event | Said]:
         if waiting and _has_come(waiting[0][0], status):
             yield waiting.pop(0)[1]
 

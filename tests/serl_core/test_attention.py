@@ -23,9 +23,9 @@ from serl_core.teleop.device import Device, Reading
 from serl_core.types import EpisodeStart, Record, Step
 
 STAY = np.zeros(4, np.float32)
-B, S, F, M, D, E, H, Q, STOP = (
+B, S, F, M, D, E, H, Q, U, STOP = (
     Event.BEGIN, Event.SUCCESS, Event.FAILURE, Event.MISSED_SUCCESS, Event.DISCARD, Event.END, Event.HOLD, Event.QUIT,
-    Event.STOP,
+    Event.UNDO, Event.STOP,
 )  # fmt: skip
 
 
@@ -176,6 +176,31 @@ def test_an_end_without_a_verdict_waits_for_it() -> None:
     place = Place(Script(in_order(("5", E), ("judge", F))))
     assert len(place.episodes(range(2))) == 2
     assert place.listened == [(E, True), (F, False)] and place.waited >= 1
+
+
+def test_an_episode_that_was_ended_can_be_taken_back() -> None:
+    """Guards against an arm that waits for a verdict on what nobody wants any more."""
+    place = Place(Script(in_order(("5", E), ("judge", U))))
+    assert len(place.episodes(range(2))) == 2
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("event", [S, F, D, U])
+def test_a_verdict_from_a_page_sets_no_waiting_arm_in_motion(event: Event, at_once: bool) -> None:
+    """Guards hands in the scene against somebody who judges from the next room, however fast."""
+    resets: list[int] = []
+    far = Said(event, "page", 0.0)
+    said = iter([[E, far] if at_once else [E], [] if at_once else [far]])
+
+    def script(status):
+        if status.get("waits for") == "begin":
+            resets.append(place.arm.robot.status().resets)
+            return [B] if len(resets) > 5 else []
+        return next(said, []) if status.get("step") == 3 or "failure" in str(status.get("waits for")) else []
+
+    place = Place(Script(script))
+    assert len(place.episodes(range(2))) == 2
+    assert resets == [1] * 6 and place.arm.robot.status().resets == 2
 
 
 def test_quit_ends_after_the_episode() -> None:
