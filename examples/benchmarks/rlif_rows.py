@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
-from collections.abc import Mapping, Sequence
+import fcntl
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,48 +20,63 @@ class Rows:
         self._key = key
 
     def read(self) -> list[dict[str, str]]:
-        """The rows in the order in which they were measured; a column that a row lacks is empty.
+        """The rows in the order in which they were first measured; a column that a row lacks is empty.
 
-        Of rows of one name the last counts: it was measured again, with a larger budget.
+        Of rows of one name, which other programs may have written, the last counts.
         """
-        rows = self._all()
-        return list({self._name(row): row for row in rows}.values())
+        return list(self._named().values())
 
     def done(self) -> set[tuple[str, ...]]:
         """The names of the rows that exist."""
-        return {self._name(row) for row in self._all()}
+        return set(self._named())
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row; the header comes with the first, and columns that are new since then at the end of it."""
+        """Add a row, or put it in the place of the one of its name: that was measured again, with a larger budget.
+
+        The file is written anew beside itself and renamed, so that a kill or a reader at any moment finds whole rows;
+        columns that are new since it was begun come at the end. Processes that append to one file take turns.
+        """
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        header = self._header()
-        if header != (known := self._known()):
-            before = self._all() if known else []
-            new = self._path.with_suffix(".new")
-            with new.open("w", newline="") as file:
-                writer = csv.DictWriter(file, header)
-                writer.writeheader()
-                writer.writerows(before)
-            new.replace(self._path)
-        with self._path.open("a", newline="") as file:
-            csv.DictWriter(file, header, restval="", extrasaction="ignore").writerow(row)
+        with _alone(self._path.parent):
+            header, rows = self._header(), self._named()
+            rows[self._name(row)] = {name: row.get(name, "") for name in header}
+            self._write(header, rows.values())
 
-    def _all(self) -> list[dict[str, str]]:
+    def _write(self, header: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+        beside = self._path.with_suffix(".new")
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, header)
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())  # a row may have taken an hour
+        beside.replace(self._path)
+
+    def _named(self) -> dict[tuple[str, ...], dict[str, Any]]:
         if not self._path.exists():
-            return []
+            return {}
         with self._path.open(newline="") as file:
-            return [{**dict.fromkeys(self._fields, ""), **row} for row in csv.DictReader(file, restval="")]
+            rows = [{**dict.fromkeys(self._fields, ""), **row} for row in csv.DictReader(file, restval="")]
+        return {self._name(row): row for row in rows}
 
-    def _name(self, row: Mapping[str, str]) -> tuple[str, ...]:
-        return tuple(row[name] for name in self._fields[: self._key])
-
-    def _known(self) -> tuple[str, ...]:
-        """The file's columns."""
-        if not self._path.exists():
-            return ()
-        with self._path.open(newline="") as file:
-            return tuple(next(csv.reader(file), ()))
+    def _name(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        return tuple(str(row[name]) for name in self._fields[: self._key])
 
     def _header(self) -> tuple[str, ...]:
         """The file's columns, then those it lacks."""
-        return tuple(dict.fromkeys((*self._known(), *self._fields)))
+        known: tuple[str, ...] = ()
+        if self._path.exists():
+            with self._path.open(newline="") as file:
+                known = tuple(next(csv.reader(file), ()))
+        return tuple(dict.fromkeys((*known, *self._fields)))
+
+
+@contextlib.contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for whoever else writes in this folder. The folder itself is locked: a file of its own would stay behind."""
+    fd = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)  # which ends the lock

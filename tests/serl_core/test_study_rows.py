@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import multiprocessing
+import threading
 from pathlib import Path
 
-from examples.benchmarks.interventions import FIELDS, Benchmark, Config
+from examples.benchmarks.interventions import FIELDS, RESULTS, Benchmark, Config
 from examples.benchmarks.rlif_rows import Rows
+from study_parts import FEW, append_some
 
 
 def test_an_older_file_is_read_and_gets_the_new_columns_at_its_end(tmp_path: Path) -> None:
@@ -33,12 +37,56 @@ def test_a_newer_file_keeps_its_columns_under_an_older_version(tmp_path: Path) -
 
 
 def test_a_row_that_was_measured_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
-    """Guards against a run counted twice, once with a budget that it was too small for; the file keeps both."""
-    rows = Rows(tmp_path / "rows.csv", ("task", "seed", "steps"), 2)
+    """Guards against a run counted twice by whoever reads the file, once with a budget that it was too small for."""
+    path = tmp_path / "rows.csv"
+    rows = Rows(path, ("task", "seed", "steps", "mean"), 2)
     for seed, steps in ((1, 8), (2, 8), (1, 16)):
-        rows.append({"task": "reach", "seed": seed, "steps": steps})
+        rows.append({"task": "reach", "seed": seed, "steps": steps, "mean": None})
+    assert path.read_bytes() == b"task,seed,steps,mean\r\nreach,1,16,\r\nreach,2,8,\r\n"
     assert [(row["seed"], row["steps"]) for row in rows.read()] == [("1", "16"), ("2", "8")]
-    assert len((tmp_path / "rows.csv").read_text().splitlines()) == 4
+
+
+def test_of_rows_that_others_wrote_twice_the_last_counts(tmp_path: Path) -> None:
+    """Guards reports against rows of several machines that somebody put into one file by hand."""
+    path = tmp_path / "rows.csv"
+    path.write_text("seed,steps\n1,8\n2,8\n1,16\n")
+    assert Rows(path, ("seed", "steps"), 1).read() == [{"seed": "1", "steps": "16"}, {"seed": "2", "steps": "8"}]
+
+
+def test_processes_that_append_to_one_file_lose_no_row(tmp_path: Path) -> None:
+    """Guards studies that run side by side: each writes the whole file, and none may write over what another wrote."""
+    path, each = tmp_path / "rows.csv", 40
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=append_some, args=(path, name, each)) for name in ("a", "b", "c")]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
+    assert Rows(path, FEW, 2).done() == {(name, str(seed)) for name in "abc" for seed in range(each)}
+    assert [found.name for found in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_a_reader_beside_a_writer_finds_whole_rows(tmp_path: Path) -> None:
+    """Guards a kill and a report while a study runs: the file is what it was, or what it is to be, at any moment."""
+    path = tmp_path / "rows.csv"
+    writer = threading.Thread(target=append_some, args=(path, "a", 60))
+    writer.start()
+    seen = [0]
+    while writer.is_alive():
+        found = Rows(path, FEW, 2).read()
+        assert all(row["score"] == "1.5" for row in found) and len(found) >= seen[-1]
+        seen.append(len(found))
+    writer.join()
+    assert len(Rows(path, FEW, 2).read()) == 60
+
+
+def test_no_row_of_the_committed_results_is_there_twice() -> None:
+    """Guards whoever reads them with a plain CSV reader: two budgets of one run would both count."""
+    for name, key in (("interventions", 4), ("rlif", 5), ("rlif-experts", 2)):
+        with (RESULTS / f"{name}.csv").open(newline="") as file:
+            names = [tuple(row[:key]) for row in csv.reader(file)]
+        assert len(names) == len(set(names)), name
 
 
 def test_a_run_that_never_got_there_is_run_again_with_a_larger_budget_and_only_then(tmp_path: Path) -> None:
