@@ -19,8 +19,9 @@ import tyro
 from serl_core.agents.calibration import softmax
 from serl_core.agents.classifier import logits
 from serl_core.config import ConfigError
-from serl_core.judging.crossfit import Trained, Training, about, figures, summary, train
+from serl_core.judging.crossfit import Trained, Training, train
 from serl_core.judging.encoded import Examples, FeatureFiles, gather
+from serl_core.judging.figures import about, figures, summary
 from serl_core.judging.file import Classifier, load_classifier
 from serl_core.judging.gallery import mistakes, page, pictures
 from serl_core.judging.labelled import Recorded, Source, class_names, parse_source, recorded

@@ -22,8 +22,9 @@ import tyro
 from examples.benchmarks.classifier_scenes import Wanted, record
 from serl_core.agents import calibration
 from serl_core.agents.classifier import ClassifierConfig, Head, logits
-from serl_core.judging.crossfit import Trained, Training, figures, train
+from serl_core.judging.crossfit import Trained, Training, train
 from serl_core.judging.encoded import Examples, FeatureFiles, gather
+from serl_core.judging.figures import figures
 from serl_core.judging.labelled import BINARY, SUCCESS, parse_source, recorded
 from serl_core.judging.scorer import named_trunk
 from serl_core.progress import progress

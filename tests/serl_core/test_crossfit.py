@@ -4,8 +4,7 @@ from classifier_parts import QUICK
 
 from serl_core.agents.classifier import Head, fit, frame_logits, log_loss, logits
 from serl_core.config import ConfigError
-from serl_core.envs.scored import Belief
-from serl_core.judging.crossfit import Training, by_episode, deal, train
+from serl_core.judging.crossfit import Training, deal, train
 from serl_core.judging.encoded import Examples, Place
 
 HEAD = Head(QUICK, ("front",), 2)
@@ -65,20 +64,3 @@ def test_one_frame_scores_as_in_a_batch():
     np.testing.assert_allclose(alone, batch[4], atol=0.05)  # of a batch the products are bfloat16
     with pytest.raises(ValueError, match="1 of 2 classes"):
         fit(HEAD, some.features, some.labels, np.flatnonzero(some.labels == 0), np.arange(9), seed=0)
-
-
-def test_episodes_are_counted_as_the_judge_would_see_them():
-    """Guards the figure that matters: false successes of whole episodes after confirmation."""
-    scores = np.array([0.9, 0.1, 0.9, 0.9, 0.9, 0.9, 0.1, 0.9, 0.9])
-    truth = np.array([False, False, False, False, False, True, False, True, True])
-    owner = np.array([0, 0, 1, 1, 2, 2, 3, 3, 3])
-    found = by_episode(scores, truth, owner, Belief(0.5, 2, 2))
-    assert (found["failed_episodes"], found["false_successes"]) == (2, 1)
-    assert (found["good_episodes"], found["confirmed"], found["early"]) == (2, 2, 1)
-
-
-def test_an_episode_that_ends_before_its_success_can_be_confirmed_is_not_counted():
-    """Guards against demonstrations, which end at the first frame of success, as successes that were missed."""
-    scores, truth = np.array([0.1, 0.9, 0.1, 0.1, 0.1]), np.array([False, True, False, True, True])
-    found = by_episode(scores, truth, np.array([0, 0, 1, 1, 1]), Belief(0.5, 2, 2))
-    assert (found["good_episodes"], found["confirmed"], found["failed_episodes"]) == (1, 0, 0)

@@ -1,0 +1,78 @@
+"""What a classifier's scores come to, in figures: frame by frame, and in whole episodes as a judge would see them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from serl_core.agents import calibration
+from serl_core.agents.classifier import Ints
+from serl_core.envs.scored import Belief, Confirmation
+from serl_core.judging.encoded import Examples
+
+Bools = npt.NDArray[np.bool_]
+
+
+def about(examples: Examples, classes: tuple[str, ...]) -> dict[str, Any]:
+    """How much there is of each class."""
+    counts = np.bincount(examples.labels, minlength=len(classes)).tolist()
+    return {"frames": dict(zip(classes, counts, strict=True)), "episodes": int(examples.owner.max()) + 1}
+
+
+def figures(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief) -> dict[str, float]:
+    """Frames and whole episodes at the threshold; scores (N,) in the order of recording, ``owner`` their episodes."""
+    return {
+        **calibration.at_threshold(scores, truth, belief.threshold),
+        "average_precision": calibration.precision_recall(scores, truth).average_precision if truth.any() else 0.0,
+        "calibration_error": calibration.calibration_error(scores, truth),
+        "threshold": belief.threshold,
+        **by_episode(scores, truth, owner, belief),
+    }
+
+
+def by_episode(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief) -> dict[str, int]:
+    """What confirmation makes of the frames: successes that are confirmed, and failures that are taken for one.
+
+    A success that is confirmed before there is one (its first frame none yet) is early: as false as any. Episodes that
+    end too soon after their success to be confirmed, as demonstrations do at its first frame, are not held against it.
+    """
+    counts = {"failed_episodes": 0, "false_successes": 0, "good_episodes": 0, "confirmed": 0, "early": 0}
+    for number in np.unique(owner):
+        mine = owner == number
+        begun = confirmed_at(scores[mine] >= belief.threshold, belief)
+        good = truth[mine]
+        if not good.any():
+            counts["failed_episodes"] += 1
+            counts["false_successes"] += begun is not None
+        elif begun is not None or good.sum() >= belief.k:
+            counts["good_episodes"] += 1
+            counts["confirmed"] += begun is not None
+            counts["early"] += begun is not None and not good[begun]
+    return counts
+
+
+def confirmed_at(hits: Bools, belief: Belief) -> int | None:
+    """The first frame of the confirmed run among the frames of an episode, None if nothing is confirmed."""
+    count = Confirmation(belief)
+    for index, hit in enumerate(hits):
+        ago = count.update(bool(hit))
+        if ago is not None:
+            return index - ago
+    return None
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """What a person wants to know, in a few lines."""
+    found = report["held_out"]
+    counts = ", ".join(f"{count} {name}" for name, count in report["frames"].items())
+    lines = [
+        f"{report['episodes']} episodes, frames: {counts}",
+        f"held-out frames: precision {found['precision']:.1%}, recall {found['recall']:.1%} at threshold "
+        f"{found['threshold']:.3f}; calibration error {found['calibration_error']:.3f}",
+        f"held-out episodes: {found['confirmed']} of {found['good_episodes']} successes confirmed, {found['early']} of "
+        f"them early; {found['false_successes']} false ones in {found['failed_episodes']} failed episodes",
+    ]
+    return "\n".join(lines)
