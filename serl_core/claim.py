@@ -10,7 +10,7 @@ from serl_core.summary import read_json
 
 OF_A_RUN = (  # what must be the same after a resume
     *("task", "obs", "seed", "preset", "utd", "trunk", "vision", "channels", "stack", "lockstep"),
-    *("method", "takeover_penalty", "takeover_penalty_steps", "demo_age", "rlif_expert"),
+    *("method", "takeover_penalty", "takeover_penalty_steps", "demo_age", "imitation", "rlif_expert"),
 )
 
 

@@ -10,6 +10,7 @@ bc           behaviour cloning of the demonstrations alone; ends when that is do
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
@@ -40,6 +41,8 @@ class Switches(Protocol):
     @property
     def demo_age(self) -> int: ...
     @property
+    def imitation(self) -> float | None: ...
+    @property
     def rlif_expert(self) -> Literal["last", "none", "all"]: ...
 
 
@@ -57,6 +60,9 @@ class Recipe:
 def agent_config(switches: Switches, hil_serl: SACConfig) -> AgentConfig:
     """The agent of a method; ``hil_serl`` is what HIL-SERL would learn the task with, by the preset.
 
+    ``imitation`` goes before the preset's; 0 switches off what follows the person where the critics prefer their
+    action, of the gripper too.
+
     RLIF has RLPD's own ten critics and a discount of 0.99, and none of what a preset adds for the task's reward. Its
     gripper is one more continuous entry of the action, as in the released code: with a discrete critic of its own,
     whose choices differ by less than one takeover in returns of many, it went on being corrected for wrong grips. The
@@ -69,6 +75,8 @@ def agent_config(switches: Switches, hil_serl: SACConfig) -> AgentConfig:
     if switches.method == "rlif":
         bare = replace(hil_serl, discount=RLIF_DISCOUNT, n_step=1, imitation=0.0, value_bounds=None, grasp=0)
         return rlpd_preset(bare)
+    if switches.imitation is not None:
+        hil_serl = replace(hil_serl, imitation=switches.imitation)
     if not switches.takeover_penalty or hil_serl.value_bounds is None:
         return hil_serl
     low, high = hil_serl.value_bounds
@@ -108,5 +116,9 @@ def _check(switches: Switches) -> None:
         raise ConfigError(f"--takeover-penalty changes the task's reward, which --method {method} does not look at")
     if switches.demo_age and method in ("rlif", "bc"):
         raise ConfigError(f"--demo-age is for methods that go on sampling demonstrations, not for --method {method}")
+    if switches.imitation and method != "hil-serl":
+        raise ConfigError(f"--imitation is a part of the agent of hil-serl, which --method {method} does not have")
+    if switches.imitation is not None and not 0.0 <= switches.imitation < math.inf:
+        raise ConfigError(f"--imitation {switches.imitation} must be 0 or a positive number")
     if switches.rlif_expert != "last" and method != "rlif":
         raise ConfigError(f"--rlif-expert is for --method rlif, not for --method {method}")

@@ -67,6 +67,7 @@ class Switches:
     takeover_penalty: float = 0.0
     takeover_penalty_steps: int = 3
     demo_age: int = 0
+    imitation: None = None
     rlif_expert: Literal["last"] = "last"
 
 

@@ -24,6 +24,7 @@ class Switched:
     takeover_penalty: float = 0.0
     takeover_penalty_steps: int = 1
     demo_age: int = 0
+    imitation: float | None = None
     rlif_expert: str = "last"
 
 
@@ -67,6 +68,14 @@ def test_a_penalty_widens_what_returns_can_be() -> None:
     assert isinstance(config, SACConfig) and config.value_bounds == pytest.approx((-1.0, 1.0))
 
 
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_regression_to_the_person_has_a_switch_of_its_own(weight) -> None:
+    """Guards a study of this one part: with a preset, n-step windows and bounded returns would change with it."""
+    config, how = made(imitation=weight)
+    assert config == replace(HIL, imitation=weight) and how == made()[1]
+    assert made(method="rlif", imitation=0.0) == made(method="rlif")  # it has none anyway
+
+
 @pytest.mark.parametrize(
     "switches",
     [
@@ -75,6 +84,11 @@ def test_a_penalty_widens_what_returns_can_be() -> None:
         {"rlif_expert": "all"},
         {"takeover_penalty": -0.1},
         {"demo_age": -1},
+        {"method": "rlif", "imitation": 30.0},
+        {"method": "bc", "imitation": 1.0},
+        {"imitation": -1.0},
+        {"imitation": float("nan")},
+        {"imitation": float("inf")},
     ],
     ids=str,
 )
@@ -86,6 +100,10 @@ def test_what_would_be_ignored_is_refused(switches) -> None:
 
 def test_networks_of_a_clone_travel() -> None:
     """Guards actor and evaluation: they build the policy from what the learner sent."""
+    switched = Blueprint.for_task("peg_insertion", "state", switches=Switched(imitation=0.0))  # type: ignore[arg-type]
+    default = Blueprint.for_task("peg_insertion", "state").agent_config
+    assert isinstance(default, SACConfig) and default.imitation > 0
+    assert Blueprint.from_tree(switched.to_tree()).agent_config == replace(default, imitation=0.0)
     blueprint = Blueprint.for_task("peg_insertion", "state", switches=Switched("hg-dagger"))  # type: ignore[arg-type]
     assert Blueprint.from_tree(blueprint.to_tree()) == blueprint
     tree = Blueprint.for_task("peg_insertion", "state").to_tree()

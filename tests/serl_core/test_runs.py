@@ -6,6 +6,7 @@ import pytest
 
 from robot_servers.cameras import simulated
 from serl_core import demo, learner
+from serl_core.cli import parse
 from serl_core.config import ConfigError
 from serl_core.summary import read_json, write_json
 
@@ -25,6 +26,17 @@ def test_a_run_is_resumed_only_as_what_it_is(tmp_path):
     with pytest.raises(ConfigError, match="begun with task pick_cube, not peg_insertion"):
         learner.check_claim(learner.Config(run_dir=tmp_path, task="peg_insertion", resume=True))
     assert read_json(tmp_path / "config.json")["task"] == "pick_cube"
+
+
+def test_a_run_goes_on_with_the_weight_of_imitation_that_it_began_with(tmp_path):
+    """Guards a comparison of this switch, and runs that were begun before there was one."""
+    begun = parse("learner", learner.Config, ["--run-dir", str(tmp_path), "--imitation", "0"])
+    claimed = learner.check_claim(begun)
+    write_json(tmp_path / "config.json", claimed)
+    with pytest.raises(ConfigError, match=r"begun with imitation 0\.0, not None"):
+        learner.check_claim(learner.Config(run_dir=tmp_path, resume=True))
+    write_json(tmp_path / "config.json", {name: value for name, value in claimed.items() if name != "imitation"})
+    assert learner.check_claim(learner.Config(run_dir=tmp_path, resume=True))["imitation"] is None
 
 
 def test_a_finished_demo_is_left_alone(tmp_path):
