@@ -26,6 +26,7 @@ from serl_core.data.memory import place_frames
 from serl_core.data.refresh import Refresher
 from serl_core.data.replay import Replay
 from serl_core.engine import Engine, data_parallel
+from serl_core.following import Following
 from serl_core.limiter import UpdateLimiter
 from serl_core.methods import Method, recipe
 from serl_core.metrics import Metrics
@@ -129,7 +130,8 @@ class Learner:
         self.grad_steps = 0
         self._link = link
         self._store = store
-        self._verdicts = store.labels
+        self._verdicts = Following(self.replay)
+        self._verdicts.watch(store)
         self._now = now
         self._wall = wall
         self.received: Counter[str] = Counter()  # online steps of each actor session, refused ones included
@@ -184,8 +186,7 @@ class Learner:
         """
         patience = 0.0 if self.limiter.grants() else 0.02
         arrived = self._link.receive(RECEIVE_AT_MOST, timeout=patience)
-        for label in self._verdicts.news():
-            self.replay.relabel(label)
+        self._verdicts.follow()
         self._store.extend(arrived)
         for delivery in arrived:
             self.limiter.insert(self._insert(delivery.record))

@@ -152,6 +152,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.syncing": set(),
     "serl_core.data": {"serl_core.types", "serl_core.syncing", "robot_servers.wire"},
     "serl_core.engine": {"serl_core.nets", "serl_core.data"},
+    "serl_core.following": {"serl_core.data", "serl_core.types"},
     "serl_core.label": {"robot_servers.interface", "serl_core.config", "serl_core.types", "serl_core.data"},
     "serl_core.checkpoint": {"robot_servers.wire"},
     "serl_core.metrics": set(),
