@@ -11,7 +11,7 @@ import getpass
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
 
@@ -29,11 +29,13 @@ from serl_core.pairs import AnyTask
 from serl_core.processes import StopFlag
 from serl_core.progress import Progress, progress
 from serl_core.recording.book import ABOUT, Kind
+from serl_core.recording.outcome import Outcome, outcome_of
 from serl_core.recording.person import Plan, enough, record_person
 from serl_core.recording.script import scripted_attendance
-from serl_core.recording.watch import WatchConfig
+from serl_core.recording.watch import Watch, WatchConfig
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import Session, connected, episode_meta, make_env
+from serl_core.summary import write_json
 from serl_core.tasks import load_task
 from serl_core.teleop.console import Event
 from serl_core.teleop.scripted import OperatorConfig
@@ -61,6 +63,7 @@ class Config:
     stage_reward: float = 0.0  # of each classifier but the last, which gives 1
     trunk_weights: Path | None = None  # of the classifiers' image trunk; the small one comes with the package
     keys: Path | None = None  # folder of this machine's keys (serl keys), for a robot on another one
+    json: Path | None = None  # also write here what it came to, however it ended: kept, attempts, warnings, …
     seed: int = 0  # of scenes and operator
     console: str = "keys"  # where a person is heard: keys, or keys+page for a browser too
     console_keys: str = ""  # other keys, e.g. for a pedal: b=begin,p=stop
@@ -75,13 +78,22 @@ class SuccessfulEpisodes:
 
     def __init__(self, store: EpisodeStore, metrics: Metrics, bar: Progress) -> None:
         before = read(metrics.path)  # of an earlier call, whose demonstrations count
-        self.episodes = len(before)
-        self.steps = sum(row["steps"] for row in before)
+        self.lengths = [row["steps"] for row in before]
         self.attempts = before[-1]["attempts"] if before else 0
         self._store = store
         self._metrics = metrics
         self._bar = bar
         self._records: list[Record] = []
+
+    @property
+    def episodes(self) -> int:
+        """How many are kept."""
+        return len(self.lengths)
+
+    @property
+    def steps(self) -> int:
+        """Their steps."""
+        return sum(self.lengths)
 
     def __call__(self, record: Record) -> None:
         if isinstance(record, EpisodeStart):
@@ -95,9 +107,8 @@ class SuccessfulEpisodes:
         if last.success:
             for record in self._records:
                 self._store.append(record)
-            self.episodes += 1
-            self.steps += len(self._records) - 1
-            self._metrics.write(self.episodes, time.time(), steps=len(self._records) - 1, attempts=self.attempts)
+            self.lengths.append(len(self._records) - 1)
+            self._metrics.write(self.episodes, time.time(), steps=self.lengths[-1], attempts=self.attempts)
             self._bar.advance()
 
 
@@ -110,8 +121,10 @@ def idle(task: AnyTask) -> Callable[[Obs], Decision]:
 def record_script(config: Config, task: AnyTask, session: Session, judge: Judge | None = None) -> int:
     """Record, and refuse to go on for ever with an operator who does not succeed."""
     env = make_env(session, task, config.obs, OperatorConfig(mode="always"), config.seed, judge=judge)
-    with progress("recording demonstrations", config.episodes) as bar, EpisodeStore(config.out) as store:
-        kept = SuccessfulEpisodes(store, Metrics(config.out / "metrics.jsonl"), bar)
+    bar = progress("recording demonstrations", config.episodes)
+    with bar as shown, EpisodeStore(config.out) as store, StopFlag().on_signals() as stop:
+        kept = SuccessfulEpisodes(store, Metrics(config.out / "metrics.jsonl"), shown)
+        watch = Watch(config.watch, task.action_dim - task.grippers, task.control_hz, lambda: kept.lengths)
 
         def enough() -> bool:
             return kept.episodes >= config.episodes and kept.steps >= config.steps
@@ -126,9 +139,30 @@ def record_script(config: Config, task: AnyTask, session: Session, judge: Judge 
 
         identity = Identity(DEMONSTRATOR, first_episode=first, source="demo")
         meta = episode_meta(session, task, config.obs)
-        rollout(env, idle(task), [kept], identity=identity, seeds=seeds(), meta=meta)
+        rollout(env, idle(task), [kept, watch], identity=identity, seeds=seeds(), stop=stop, meta=meta)
+    report(config, script_outcome(config, kept, watch))
     print(f"kept {kept.episodes} successful demonstrations ({kept.steps} steps) of {kept.attempts} in {config.out}")
     return 0 if enough() else 1
+
+
+def script_outcome(config: Config, kept: SuccessfulEpisodes, watch: Watch) -> Outcome:
+    """Of the script's attempts only successes are kept; the others are not stored at all."""
+    return Outcome(
+        config.kind,
+        str(config.out),
+        kept=kept.episodes,
+        steps=kept.steps,
+        attempts=kept.attempts,
+        successes=kept.episodes,
+        discarded=kept.attempts - kept.episodes,
+        warnings=dict(watch.episodes),
+    )
+
+
+def report(config: Config, outcome: Outcome) -> None:
+    """Write ``--json FILE``, if it was asked for."""
+    if config.json is not None:
+        write_json(config.json, asdict(outcome))
 
 
 def first_seed(seed: int) -> int:
@@ -159,7 +193,7 @@ def record_by_hand(
             person = attending(config, session, task, stop, config.out / "page.token", keys)
             there, begins = stack.enter_context(person), by_hand
         meta = {**episode_meta(session, task, config.obs), "operator": config.operator, "who": config.who}
-        book = record_person(
+        book, watch = record_person(
             plan,
             task,
             there,
@@ -172,6 +206,7 @@ def record_by_hand(
             begins=begins,
             judge=judge,
         )
+    report(config, outcome_of(book, watch, config.kind, config.out))
     print(f"kept {book.kept} {ABOUT[config.kind]} ({book.steps} steps) of {len(book.ledger.entries)} in {config.out}")
     return 0 if enough(plan, book) else 1
 

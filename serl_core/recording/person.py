@@ -97,8 +97,8 @@ def record_person(
     begins: Begins = by_hand,
     judge: Judge | None = None,
     now: Callable[[], float] = time.monotonic,
-) -> Book:
-    """Record until the person quits, or ``stop()``; returns what was recorded.
+) -> tuple[Book, Watch]:
+    """Record until the person quits, or ``stop()``; returns what was recorded, and what was warned of.
 
     ``idle`` is the policy that rests; ``begins``, from when on an episode that a device leads is one. ``judge``: of
     demonstrations, instead of the task's own; what the person says goes before it.
@@ -118,7 +118,7 @@ def record_person(
         stop=lambda: ears.over() or stop(),
         meta={**meta, "kind": plan.kind},
     )
-    return book
+    return book, watch
 
 
 def person_env(

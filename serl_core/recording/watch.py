@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -35,6 +36,8 @@ class WatchConfig:
 class Watch:
     """Told of every record; ``warnings`` is what is wrong with the running episode so far.
 
+    ``episodes`` counts those in which there was a warning, under "idle", "long" and "saturated".
+
     ``motions`` are the first entries of an action, the others are grippers; ``lengths`` tells the steps of what was
     kept. Nothing is stopped by a warning, and nothing discarded: the person decides.
     """
@@ -46,20 +49,32 @@ class Watch:
         self._motions = motions
         self._hz = control_hz
         self._lengths = lengths
+        self.episodes: Counter[str] = Counter(idle=0, long=0, saturated=0)
         self._begin()
 
     @property
     def warnings(self) -> list[str]:
         """One short text for each, the most urgent first."""
-        return [text for text in (self._idle(), self._long(), self._saturated()) if text]
+        return list(self._found().values())
 
     def __call__(self, record: Record) -> None:
         if isinstance(record, EpisodeStart):
             self._begin()
         elif not record.aborted:
             self._look(record)
+            self._count()
+
+    def _found(self) -> dict[str, str]:
+        texts = {"idle": self._idle(), "long": self._long(), "saturated": self._saturated()}
+        return {name: text for name, text in texts.items() if text}
+
+    def _count(self) -> None:
+        new = self._found().keys() - self._counted
+        self._counted |= new
+        self.episodes.update(new)
 
     def _begin(self) -> None:
+        self._counted: set[str] = set()
         self._steps = self._still = self._led = self._at_end = 0
         self._gripper = np.zeros(0)
 

@@ -17,6 +17,7 @@ import pytest
 
 from serl_core.data.episodes import EpisodeStore
 from serl_core.processes import Child, serl
+from serl_core.summary import read_json
 from serl_core.types import Step
 
 STEP = re.compile(r"step (\d+)")
@@ -65,10 +66,11 @@ def robot(start: Callable[..., Child]) -> Iterator[str]:
 
 def test_a_demonstration_by_keyboard_and_a_verdict_by_key(robot: str, tmp_path: Path) -> None:
     """Guards the first minutes of a user: begin, lead the arm, say that it succeeded, take it back, quit."""
-    out = tmp_path / "demos"
+    out, file = tmp_path / "demos", tmp_path / "demos.json"
     typist = Typist(
         "record", "--task", "reach", "--out", out, "--robot", robot, "--operator", "keyboard:terminal",
         "--episodes", "1", "--max-steps", "200", "--who", "anna", "--console-keys", "p=quit",
+        "--json", file,
     )  # fmt: skip
     try:
         typist.until(lambda shown: "waits for begin" in shown)
@@ -88,3 +90,8 @@ def test_a_demonstration_by_keyboard_and_a_verdict_by_key(robot: str, tmp_path: 
     assert len(steps) >= 8 and steps[-1].success and steps[0].who == "operator" and steps[0].action[0] != 0.0
     assert [label.verdict for label in store.labels.news()] == ["discarded", "success", "discarded"]
     assert store.labels.news()[-1].who == "anna"
+    said = read_json(file)  # although the person ended before there was enough
+    assert [said[name] for name in ("kind", "kept", "attempts", "discarded", "successes", "steps")] == [
+        "demo", 0, 1, 1, 0, 0,
+    ]  # fmt: skip
+    assert said["folder"] == str(out) and said["warnings"].keys() == {"idle", "long", "saturated"}

@@ -69,7 +69,7 @@ def record(
     said: list[str] = []
     with EpisodeStore(out) as store:
         there = at(session, console, device)
-        book = record_person(
+        book, _ = record_person(
             plan,
             TASK,
             there,
@@ -240,7 +240,7 @@ def test_whatever_is_said_whenever_nothing_is_lost(session: Session, tmp_path: P
         there = at(session, Script(script), replace(hand(session), pushes=lambda: bool(rng.random() < 0.8)))
         append = store.append
         store.append = lambda record: counted.append(record) or append(record)  # type: ignore[method-assign]
-        book = record_person(
+        book, _ = record_person(
             replace(PLAN, max_steps=15), TASK, there, store, lambda: False, idle=idle(TASK), who="anna", meta={},
             say=lambda text: None,
         )  # fmt: skip

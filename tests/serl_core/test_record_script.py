@@ -21,7 +21,8 @@ from serl_core.data.episodes import EpisodeStore
 from serl_core.record import Config, check, main, record_by_hand, record_script
 from serl_core.recording.book import Kind
 from serl_core.session import Session, connected
-from serl_core.types import EpisodeStart
+from serl_core.summary import read_json
+from serl_core.types import EpisodeStart, Step
 
 TASK = replace(REACH, max_steps=40)
 
@@ -76,6 +77,43 @@ def test_a_judge_takes_the_place_of_the_ground_truth(session: Session, tmp_path:
     assert record_script(config, TASK, session, scoring(4)) == 0
     labels = EpisodeStore(tmp_path).labels.newest().values()
     assert [(label.verdict, label.source, label.step) for label in labels] == [("success", "classifier", 4)] * 2
+
+
+def test_what_a_recording_came_to_is_written_for_programs(session: Session, tmp_path: Path) -> None:
+    """Guards --json: a second call counts what the first has left, as the line on the screen does."""
+    file, demos = tmp_path / "deep" / "demos.json", tmp_path / "demos"
+    for wanted in (1, 2):
+        assert record_script(Config(demos, episodes=wanted, max_steps=6, json=file), TASK, session, scoring(4)) == 0
+        found = read_json(file)
+        steps = [record for record in EpisodeStore(demos).records(as_recorded=True) if isinstance(record, Step)]
+        assert found.pop("warnings").keys() == {"idle", "long", "saturated"}
+        assert found == {
+            "kind": "demo", "folder": str(demos), "kept": wanted, "steps": len(steps),
+            "attempts": wanted, "successes": wanted, "discarded": 0,
+        }  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "successes"), [("success", 2), ("failure", 0)])
+def test_what_was_recorded_of_other_kinds_is_written_too(
+    session: Session, tmp_path: Path, kind: Kind, successes: int
+) -> None:
+    """Guards --json of frames for a classifier: what is kept need not be a success."""
+    file = tmp_path / "frames.json"
+    config = Config(tmp_path / "frames", kind=kind, episodes=2, max_steps=6, who="script", json=file)
+    assert record_by_hand(config, TASK, session, None) == 0
+    found = read_json(file)
+    assert (found["kind"], found["kept"], found["successes"]) == (kind, 2, successes)
+    assert found["attempts"] == found["kept"] + found["discarded"] and found["steps"] > 0
+
+
+def test_a_recording_that_does_not_succeed_is_written_too(session: Session, tmp_path: Path) -> None:
+    """Guards --json of an operator who cannot do it: the figures say what was tried."""
+    file = tmp_path / "demos.json"
+    config = Config(tmp_path / "demos", episodes=1, max_steps=6, json=file)
+    assert record_script(config, replace(TASK, max_steps=3), session, scoring(1000)) == 1
+    found = read_json(file)
+    assert (found["kept"], found["successes"], found["steps"]) == (0, 0, 0)
+    assert found["attempts"] == found["discarded"] == 5
 
 
 @pytest.mark.parametrize(("task", "judge", "text"), [("reach", "rule", "no rule"), ("reach", "a.npz", "--obs pixels")])

@@ -70,6 +70,18 @@ def test_an_episode_begins_without_warnings() -> None:
     assert not watch.warnings
 
 
+def test_episodes_with_a_warning_are_counted_once_each() -> None:
+    """Guards `serl record --json`: one that comes and goes is one episode's, one that has gone counts."""
+    lengths = [5, 5, 5]
+    watch = Watch(WatchConfig(idle=0.5), 1, 10.0, lambda: lengths)
+    for number, pushes in enumerate([[0.0] * 6 + [0.5] + [0.0] * 6, [0.5] * 6, [0.0] * 5 + [0.5]]):
+        watch(start("demo", number))
+        for index, push in enumerate(pushes):
+            watch(moving(index, push))
+    assert not watch.warnings
+    assert watch.episodes == {"idle": 2, "long": 1, "saturated": 0}
+
+
 @pytest.mark.parametrize("values", [{"idle": 0.0}, {"saturated": 0.0}, {"long": 1.0}])
 def test_what_would_warn_always_is_refused(values: dict) -> None:
     """Guards warnings against being ignored."""
