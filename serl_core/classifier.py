@@ -6,6 +6,7 @@ Training runs beside a learner: actors that judge by the file take the new versi
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -108,8 +109,21 @@ def train_classifier(config: Config) -> dict[str, Any]:
     made = assemble(config, task, material, trunk, trained, report)
     made.save(config.file)
     print(summary(report))
-    write_page(config, material, trained.held_out, "Mistakes of heads that had not seen the episode")
+    write_page(config, material, trained.held_out, "Mistakes of heads that had not seen the episode", trained.suspected)
+    if report["suspected"]:
+        print(
+            f"the suspected frames come first on that page; on one of its own: {gallery_command(config)}\n"
+            "if their labels are right, train again with --training.suspects keep"
+        )
     return report
+
+
+def gallery_command(config: Config) -> str:
+    """What shows the frames of the same data that the classifier contradicts."""
+    weights = ("--trunk-weights", str(config.trunk_weights)) if config.trunk_weights else ()
+    page = config.file.with_name(f"{config.file.name}.gallery.html")
+    words = ("serl", "classifier", "gallery", *config.data, "--file", str(config.file), *weights, "--page", str(page))
+    return shlex.join(words)
 
 
 def assemble(
@@ -169,15 +183,23 @@ def evaluate_classifier(config: Config) -> dict[str, Any]:
     return report
 
 
-def write_page(config: Config, material: Material, values: npt.NDArray[np.float64], text: str) -> int:
-    """The page of mistakes; how many are on it."""
+def write_page(
+    config: Config,
+    material: Material,
+    values: npt.NDArray[np.float64],
+    text: str,
+    suspected: npt.NDArray[np.bool_] | None = None,
+) -> int:
+    """The page of mistakes, suspected frames (N,) first; how many are on it."""
     path = config.page or config.file.with_name(f"{config.file.name}.html")
-    found = mistakes(material.examples, values, material.classes, config.most)
+    all_of_them = mistakes(material.examples, values, material.classes, suspected)
+    found = all_of_them[: config.most]
     task = load_classifier(config.file).task
     seen = pictures(found, material.episodes(task), material.cameras)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page(f"{config.file.name}: {len(found)} confident mistakes", text, found, seen))
-    print(f"{len(found)} mistakes in {path}")
+    more = f", the first of {len(all_of_them)} (--most)" if len(found) < len(all_of_them) else ""
+    print(f"{len(found)} mistakes in {path}{more}")
     return len(found)
 
 

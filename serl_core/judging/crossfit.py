@@ -4,6 +4,10 @@ Episodes are dealt into folds; each of the heads that together make the classifi
 which ends its training in time and then tells how good it is. So every episode is judged by a head that has not
 seen it: by these scores labels are suspected, probabilities calibrated and the threshold chosen. What is used in
 the end, the mean of all heads, is at least as good.
+
+A frame whose label all evidence contradicts is left out of training and of the choice of the threshold, since a wrong
+label would spoil both. But what looks like one may be the hardest example of its class, rightly labelled: so the report
+has its figures twice, without these frames ("held_out") and taking every label at its word ("as_labelled").
 """
 
 from __future__ import annotations
@@ -87,12 +91,16 @@ def train(
     chosen, truth = held_out[:, number], examples.labels == number
     threshold = calibration.choose_threshold(chosen[sure], truth[sure], config.false_positive_rate)
     belief = Belief(threshold, config.k, config.n)
+    doubted = np.bincount(examples.labels[suspected], minlength=len(classes)).tolist()
     report = {
         **about(examples, classes),
         "suspected": int(suspected.sum()),
+        "suspected_of": dict(zip(classes, doubted, strict=True)),
+        "wanted_false_positive_rate": config.false_positive_rate,
         "updates": [member.updates for member in fitted],
         "temperature": temperature,
         "held_out": figures(chosen[sure], truth[sure], examples.owner[sure], belief),
+        "as_labelled": figures(chosen, truth, examples.owner, belief),
     }
     prior = log_shares(examples.labels[sure], len(classes))
     return Trained(tuple(m.params for m in fitted), prior, temperature, belief, held_out, suspected, report)

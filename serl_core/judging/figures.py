@@ -66,13 +66,35 @@ def confirmed_at(hits: Bools, belief: Belief) -> int | None:
 
 def summary(report: Mapping[str, Any]) -> str:
     """What a person wants to know, in a few lines."""
-    found = report["held_out"]
     counts = ", ".join(f"{count} {name}" for name, count in report["frames"].items())
-    lines = [
-        f"{report['episodes']} episodes, frames: {counts}",
+    lines = [f"{report['episodes']} episodes, frames: {counts}", *_told(report["held_out"])]
+    return "\n".join([*lines, *_doubts(report)])
+
+
+def _told(found: Mapping[str, Any]) -> list[str]:
+    return [
         f"held-out frames: precision {found['precision']:.1%}, recall {found['recall']:.1%} at threshold "
         f"{found['threshold']:.3f}; calibration error {found['calibration_error']:.3f}",
-        f"held-out episodes: {found['confirmed']} of {found['good_episodes']} successes confirmed, {found['early']} of "
-        f"them early; {found['false_successes']} false ones in {found['failed_episodes']} failed episodes",
+        f"held-out episodes: {_episodes(found)}",
     ]
-    return "\n".join(lines)
+
+
+def _episodes(found: Mapping[str, Any]) -> str:
+    return (
+        f"{found['confirmed']} of {found['good_episodes']} successes confirmed, {found['early']} of them early; "
+        f"{found['false_successes']} false ones in {found['failed_episodes']} failed episodes"
+    )
+
+
+def _doubts(report: Mapping[str, Any]) -> list[str]:
+    """What the lines before leave out, and what they would be with it; nothing where nothing was left out."""
+    if not report.get("suspected"):
+        return []
+    whole, doubted = report["as_labelled"], report["suspected_of"]
+    named = ", ".join(f"{count} {name}" for name, count in doubted.items() if count)
+    return [
+        f"{report['suspected']} frames are suspected of a wrong label ({named}): they are left out above, and of the "
+        f"wanted false-positive rate of {report['wanted_false_positive_rate']:.2%}",
+        f"taking every label at its word: precision {whole['precision']:.1%}, recall {whole['recall']:.1%}, "
+        f"false-positive rate {whole['false_positive_rate']:.2%} of the frames; {_episodes(whole)}",
+    ]

@@ -30,24 +30,36 @@ b.wrong { color: #a40000 }
 
 @dataclass(frozen=True)
 class Mistake:
-    """A frame whose label the classifier contradicts; ``probability`` is what it gives its own class."""
+    """A frame whose label the classifier contradicts; ``probability`` is what it gives the class that it believes in.
+
+    ``suspected``: training took the label for a wrong one, and left the frame out.
+    """
 
     place: Place
     labelled: str
     believed: str
     probability: float
+    suspected: bool = False
 
 
 def mistakes(
-    examples: Examples, probabilities: npt.NDArray[np.float64], classes: tuple[str, ...], most: int
+    examples: Examples,
+    probabilities: npt.NDArray[np.float64],
+    classes: tuple[str, ...],
+    suspected: npt.NDArray[np.bool_] | None = None,
 ) -> list[Mistake]:
-    """The ``most`` confident ones, the most confident first, by probabilities (N, classes) of the examples."""
-    believed = probabilities.argmax(axis=1)
-    surest = probabilities.max(axis=1)
-    wrong = np.flatnonzero(believed != examples.labels)
-    chosen = wrong[np.argsort(-surest[wrong], kind="stable")][:most]
+    """All of them, suspected frames (N,) first, then the most confident, by probabilities (N, classes)."""
+    rows = np.arange(len(examples.labels))
+    doubted = np.zeros(len(rows), np.bool_) if suspected is None else suspected
+    against = probabilities.copy()
+    against[rows, examples.labels] = 0.0
+    believed, surest = against.argmax(axis=1), against.max(axis=1)
+    wrong = np.flatnonzero(doubted | (probabilities.argmax(axis=1) != examples.labels))
     return [
-        Mistake(examples.places[n], classes[examples.labels[n]], classes[believed[n]], float(surest[n])) for n in chosen
+        Mistake(
+            examples.places[n], classes[examples.labels[n]], classes[believed[n]], float(surest[n]), bool(doubted[n])
+        )
+        for n in wrong[np.lexsort((-surest[wrong], ~doubted[wrong]))]
     ]
 
 
@@ -84,6 +96,7 @@ def _card(mistake: Mistake, images: Images) -> str:
     said = (
         f'labelled <b>{html.escape(mistake.labelled)}</b>, seems to be <b class="wrong">'
         f"{html.escape(mistake.believed)}</b> ({mistake.probability:.1%})"
+        f"{'; suspected, and left out of training' if mistake.suspected else ''}"
     )
     return f"<article>{shown}<p>{said}<br><small>{where}</small></p><p>{_advice(mistake)}</p></article>"
 

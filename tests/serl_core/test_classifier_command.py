@@ -2,15 +2,17 @@
 
 import json
 import os
+import shlex
 import shutil
 import zipfile
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import tyro
 from classifier_parts import CAMERAS, config, observe, write_episode, write_store
 
-from serl_core.classifier import main
+from serl_core.classifier import Config, main
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
 from serl_core.envs.rewards import NOTHING, RuleJudge
@@ -61,6 +63,27 @@ def test_evaluation_and_gallery_read_the_file_and_other_episodes(trained, tmp_pa
     assert json.loads((tmp_path / "g.json").read_text()) == {"mistakes": 1}
     assert text.count("data:image/png;base64,") == len(CAMERAS) and "src=" in text and "http" not in text
     assert f"serl label {tmp_path / 'new'} success --actor demo --episode 7 --step 2" in text
+
+
+def test_suspected_frames_are_counted_shown_first_and_found_again(tmp_path, capsys):
+    """Guards against frames that are left out in silence: how many, where they are, the command that shows them."""
+    data, page = tmp_path / "demos", tmp_path / "c.npz.html"
+    with EpisodeStore(data) as store:
+        for episode in range(8):
+            write_episode(store, episode, [False] * 3 + [episode % 2 == 0] * 12)
+        write_episode(store, 8, [False, True, True], claimed=[False] * 3)
+    done = config("train", data, tmp_path / "c.npz", json=tmp_path / "c.json")
+    assert main(done) == 0
+    said, report = capsys.readouterr().out, json.loads((tmp_path / "c.json").read_text())
+    assert report["suspected_of"] == {"other": 2, "success": 0} and report["as_labelled"]["false_positives"] == 2
+    assert "2 frames are suspected of a wrong label (2 other)" in said
+    text = page.read_text()
+    assert text.count("suspected, and left out of training") == 2
+    assert "suspected" in text[text.index("<article>") : text.index("</article>")]
+    (command,) = [line.split(": ")[1] for line in said.splitlines() if "serl classifier gallery" in line]
+    assert tyro.cli(Config, args=shlex.split(command)[2:]).action == "gallery"
+    assert main(tyro.cli(Config, args=shlex.split(command)[2:])) == 0
+    assert "2 mistakes in" in capsys.readouterr().out and (tmp_path / "c.npz.gallery.html").exists()
 
 
 def test_a_training_that_begins_again_finds_its_features(trained, tmp_path):

@@ -6,14 +6,15 @@ from serl_core.agents.classifier import Head, fit, frame_logits, log_loss, logit
 from serl_core.config import ConfigError
 from serl_core.judging.crossfit import Training, deal, train
 from serl_core.judging.encoded import Examples, Place
+from serl_core.judging.figures import summary
 
 HEAD = Head(QUICK, ("front",), 2)
 
 
-def examples(episodes: int = 8, each: int = 12) -> Examples:
-    """Episodes whose last three frames are a success, which one channel shows; those of odd number have none."""
+def examples(episodes: int = 8, each: int = 12, last: int = 3) -> Examples:
+    """Episodes whose ``last`` frames are a success, which one channel shows; those of odd number have none."""
     owner = np.repeat(np.arange(episodes), each)
-    labels = ((np.arange(episodes * each) % each >= each - 3) & (owner % 2 == 0)).astype(np.int64)
+    labels = ((np.arange(episodes * each) % each >= each - last) & (owner % 2 == 0)).astype(np.int64)
     features = np.random.default_rng(0).normal(0, 0.3, (len(owner), 2, 3, 4))
     features[..., 0, :] += 4.0 * labels[:, None, None]
     places = tuple(Place(None, "a", int(e), n) for n, e in enumerate(owner))  # type: ignore[arg-type]
@@ -64,3 +65,25 @@ def test_one_frame_scores_as_in_a_batch():
     np.testing.assert_allclose(alone, batch[4], atol=0.05)  # of a batch the products are bfloat16
     with pytest.raises(ValueError, match="1 of 2 classes"):
         fit(HEAD, some.features, some.labels, np.flatnonzero(some.labels == 0), np.arange(9), seed=0)
+
+
+def test_hard_examples_that_are_suspected_are_not_hidden():
+    """Guards against a precision of 100 % where rightly labelled frames that look like a success were left out."""
+    some = examples(36, 24, last=12)
+    hard = np.isin(some.owner, (1, 3, 5)) & (np.arange(len(some.owner)) % 24 >= 21)
+    some.features["front"][hard, :, 0] += 4.0
+    found = train(some, ("other", "success"), "success", Training(folds=3, network=QUICK)).report
+    left, whole = found["held_out"], found["as_labelled"]
+    assert found["suspected"] == found["suspected_of"]["other"] >= 9
+    assert (left["precision"], left["false_positives"], left["false_successes"]) == (1.0, 0, 0)
+    assert whole["false_positives"] >= 9 and whole["precision"] <= 216 / 225
+    assert whole["false_successes"] >= 3 and whole["failed_episodes"] == 18
+    text = summary(found)
+    assert f"{found['suspected']} frames are suspected of a wrong label" in text
+    assert f"taking every label at its word: precision {whole['precision']:.1%}" in text
+    assert (
+        f"{whole['false_successes']} false ones in 18 failed episodes" in text
+        and "wanted false-positive rate of 0.05%" in text
+    )
+    kept = train(some, ("other", "success"), "success", Training(folds=3, network=QUICK, suspects="keep")).report
+    assert kept["suspected"] == 0 and kept["held_out"] == kept["as_labelled"] and "suspected" not in summary(kept)
