@@ -180,16 +180,17 @@ class Learner:
         return self.recipe.offline or (arrived and not self.limiter.grants())
 
     def _receive(self) -> None:
-        """Store, insert, report, acknowledge; wait for data only when no update is due.
+        """Store, insert, follow verdicts, report, acknowledge; wait for data only when no update is due.
 
-        The report goes before the acknowledgements: an actor must not see itself caught up in between.
+        Storing may add a verdict: no update must see what was inserted without it. The report goes before the
+        acknowledgements: an actor must not see itself caught up in between.
         """
         patience = 0.0 if self.limiter.grants() else 0.02
         arrived = self._link.receive(RECEIVE_AT_MOST, timeout=patience)
-        self._verdicts.follow()
         self._store.extend(arrived)
         for delivery in arrived:
             self.limiter.insert(self._insert(delivery.record))
+        self._verdicts.follow()
         self._report()
         for delivery in arrived:
             self._link.ack(delivery.actor, delivery.seq)
