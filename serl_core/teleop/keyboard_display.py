@@ -1,7 +1,9 @@
 """Keys of an X display, through pynput: keys act only while the window has the focus in which the command was started.
 
 pynput hears every key of the display, also passwords typed elsewhere. So a press counts only if our window has the
-focus, whatever is held ends when it loses it, and nothing that is heard is kept.
+focus and nobody has grabbed the keyboard, as screen locks, password prompts and menus do without taking the focus;
+whatever is held ends when that changes, and nothing that is heard is kept. Windows are all that is told apart: keys
+typed into another tab or pane of the same window move the arm as well.
 """
 
 from __future__ import annotations
@@ -38,11 +40,13 @@ class DisplayKeyboard:
         self._listener: Any = None
         self._presses: Presses = queue.SimpleQueue()
         self._held = HeldKeys()
+        self._others: set[str] = set()  # keys that have been down since they went to another window
 
     def open(self) -> None:
         self._held.clear()
         pynput = load_pynput()
         self._window = Window()
+        self._others = set(self._window.down())
         self._listener = pynput.Listener(on_press=lambda key: self._pressed(pynput, key))
         self._listener.start()
         ready = threading.Thread(target=self._listener.wait, name="keyboard begins", daemon=True)  # may wait for ever
@@ -62,13 +66,17 @@ class DisplayKeyboard:
         presses = take(self._presses, wait)
         if self._window is None or not self._listener.is_alive():
             raise DeviceError(f"keyboard: the X display is gone; {INSTEAD}")
-        if not self._window.focused():
+        down = self._window.down()  # asked first: what goes down after the keys ceased to be ours is not among them
+        if not self._window.hears():
+            self._others = set(down)
             self._held.clear()
             return motion_of(())
+        self._others &= set(down)
         for key, pressed in presses:
-            self._held.press(key, pressed)
+            if key.lower() not in self._others:  # held while the keys became ours, it repeats: not meant for the arm
+                self._held.press(key, pressed)
         now = self._now()
-        self._held.see(self._window.down(), now)
+        self._held.see(down, now)
         return motion_of(self._held.held(now))
 
     def _pressed(self, pynput: Any, key: Any) -> None:
@@ -79,14 +87,14 @@ class DisplayKeyboard:
 
 
 class Window:
-    """The window a command was started in: whether it has the focus, and which of our keys are down.
+    """The window a command was started in: whether keys go to it, and which of our keys are down.
 
     It is the one that the terminal names in WINDOWID, else the one that has the focus now. Used by one thread.
     Raises `DeviceError` if there is no display or no such window.
     """
 
     def __init__(self) -> None:
-        self._error, symbols, displays = (load_xlib(part) for part in ("error", "XK", "display"))
+        self._error, self._x, symbols, displays = (load_xlib(part) for part in ("error", "X", "XK", "display"))
         try:
             self._display = displays.Display()
         except (self._error.DisplayError, OSError) as error:
@@ -99,18 +107,26 @@ class Window:
         codes = {key: symbols.string_to_keysym(KEYSYMS.get(key, key)) for key in KEYS}
         self._codes = {key: self._display.keysym_to_keycode(symbol) for key, symbol in codes.items()}
         self._seen = (0, False)  # the window that had the focus, and whether it is ours
+        self._told: set[int] = set()  # windows of whose focus and grabs the display tells us
+        self._grabbed = False
 
     def close(self) -> None:
         """Let go of the display."""
         with contextlib.suppress(self._error.ConnectionClosedError, OSError):
             self._display.close()
 
-    def focused(self) -> bool:
-        """Whether our window has the focus. Raises `DeviceError` when the display is gone."""
+    def hears(self) -> bool:
+        """Whether keys go to our window: it has the focus, and no other program has grabbed the keyboard.
+
+        Raises `DeviceError` when the display is gone.
+        """
         focus = self._focus()
         if focus != self._seen[0]:
             self._seen = (focus, not self._own.isdisjoint(self._line(focus)))
-        return self._seen[1]
+        if self._seen[1] and focus not in self._told:
+            self._ask(lambda: self._watch(focus))
+        self._ask(self._mind_grabs)
+        return self._seen[1] and not self._grabbed
 
     def down(self) -> list[str]:
         """Our keys that are down now, whatever was heard of them. Raises `DeviceError` when the display is gone."""
@@ -132,6 +148,28 @@ class Window:
                 found.append(window)
                 window = tree.parent.id
         return found
+
+    def _watch(self, focus: int) -> None:
+        """From now on the display tells us of grabs; one that there is already shows by trying, once, for a moment."""
+        for number in {focus, *self._own} - self._told:
+            gone = self._error.CatchError(self._error.BadWindow)
+            self._display.create_resource_object("window", number).change_attributes(
+                event_mask=self._x.FocusChangeMask, onerror=gone
+            )
+            self._told.add(number)
+        window = self._display.create_resource_object("window", focus)
+        tried = window.grab_keyboard(False, self._x.GrabModeAsync, self._x.GrabModeAsync, self._x.CurrentTime)
+        self._grabbed = tried in (self._x.AlreadyGrabbed, self._x.GrabFrozen)
+        if tried == self._x.GrabSuccess:
+            self._display.ungrab_keyboard(self._x.CurrentTime)
+            self._display.sync()
+
+    def _mind_grabs(self) -> None:
+        """A grab makes the window with the focus lose it in this way only; `get_input_focus` does not tell of it."""
+        for _ in range(self._display.pending_events()):
+            event = self._display.next_event()
+            if event.type in (self._x.FocusIn, self._x.FocusOut):
+                self._grabbed = event.mode in (self._x.NotifyGrab, self._x.NotifyWhileGrabbed)
 
     def _ask(self, question: Callable[[], Any]) -> Any:
         try:

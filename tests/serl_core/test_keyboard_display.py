@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 from device_parts import never, until
@@ -68,6 +69,26 @@ class Screen:
     def close(self) -> None:
         for window in self.windows:
             window.destroy()
+        self._connection.close()
+
+
+class Lock:
+    """A screen lock: another program that grabs the keyboard and leaves the focus where it is."""
+
+    def __init__(self) -> None:
+        self._connection = pytest.importorskip("Xlib.display").Display()
+        self._root = self._connection.screen().root
+
+    def __enter__(self) -> "Lock":
+        until(lambda: self._root.grab_keyboard(False, 1, 1, 0) == 0)  # without delay for anybody, from now on
+        return self
+
+    def end(self) -> None:
+        self._connection.ungrab_keyboard(0)
+        self._connection.sync()
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
         self._connection.close()
 
 
@@ -138,6 +159,38 @@ def test_keys_for_other_windows_move_nothing(screen):
         until(lambda: reader.read().twist[1] == 1.0)
 
 
+def test_a_password_typed_into_a_lock_moves_nothing(screen):
+    """Screen locks grab the keyboard, the focus stays with our window: each w of a password would be a full push."""
+    with Reader(DisplayKeyboard()) as reader, Keys() as keys:
+        keys.down("w")
+        until(lambda: reader.read().twist[0] == 1.0)
+        with Lock():
+            until(lambda: not reader.read().twist.any())
+            keys.up("w")
+            keys.down("s")
+            never(lambda: bool(reader.read().twist.any()))
+            keys.up("s")
+            keys.down("d")
+        never(lambda: bool(reader.read().twist.any()), seconds=1.0)  # held, and repeated, since before the end
+        keys.down("a")
+        until(lambda: reader.read().twist[1] == 1.0)
+
+
+@pytest.mark.parametrize("focused", [0, 1])
+def test_a_lock_from_before_counts_until_it_ends(screen, focused):
+    """Started from afar, or by a script, while the screen is locked: the display tells of changes only."""
+    with Lock() as lock, Reader(DisplayKeyboard()) as reader, Keys() as keys:
+        screen.focus(focused)
+        screen.focus(0)
+        keys.down("w")
+        never(lambda: bool(reader.read().twist.any()))
+        keys.up("w")
+        lock.end()
+        time.sleep(0.1)  # a press before the end is noticed is none
+        keys.down("a")
+        until(lambda: reader.read().twist[1] == 1.0)
+
+
 def test_without_a_focused_window_it_refuses(screen):
     """If nobody knows which window is ours, every window would be."""
     screen.focus(None)
@@ -152,7 +205,9 @@ def test_the_terminals_own_window_is_taken_if_it_says_so(screen, monkeypatch):
         keys.down("w")
         never(lambda: bool(reader.read().twist.any()))
         screen.focus(1)
-        until(lambda: reader.read().twist[0] == 1.0)
+        never(lambda: bool(reader.read().twist.any()), seconds=1.0)  # it repeats, but began elsewhere
+        keys.down("a")
+        until(lambda: reader.read().twist[1] == 1.0)
 
 
 def test_no_display_is_an_error_that_names_the_way_out(monkeypatch):
