@@ -1,4 +1,8 @@
-"""What keys mean, and how long a key counts as held. A held key is a dead man's grip: without one nothing moves."""
+"""What keys mean, and how long a key counts as held.
+
+A held key is a dead man's grip: without one nothing moves. It is also the clutch: as long as one is held the arm is the
+person's, also while two opposite ones cancel.
+"""
 
 from __future__ import annotations
 
@@ -27,14 +31,15 @@ KEYS = (*AXIS_KEYS, CLOSE_KEY, OPEN_KEY)
 Presses: TypeAlias = "queue.SimpleQueue[tuple[str, float]]"  # keys by name, and when they were pressed (s, monotonic)
 
 
-def motion_of(held: Iterable[str]) -> Motion:
-    """What the held keys mean together; opposite keys cancel."""
+def motion_of(held: Iterable[str], gripped: bool | None = None) -> Motion:
+    """What the held keys mean together; opposite keys cancel. ``gripped``: the clutch, by default any of them."""
     twist, held = np.zeros(TWIST), sorted(held)
     for key in held:
         if key in AXIS_KEYS:
             axis, way = AXIS_KEYS[key]
             twist[axis] += way
-    return Motion(np.clip(twist, -1.0, 1.0), (CLOSE_KEY in held, OPEN_KEY in held), tuple(held))
+    clutch = bool(held) if gripped is None else gripped
+    return Motion(np.clip(twist, -1.0, 1.0), (CLOSE_KEY in held, OPEN_KEY in held, clutch), tuple(held))
 
 
 def take(presses: Presses, wait: float) -> list[tuple[str, float]]:

@@ -2,7 +2,8 @@
 
 A terminal tells of presses only. While a key is held it repeats, after a pause of 0.25–0.66 s that the keyboard's
 settings set; so a held key moves the arm at once, for `serl_core.teleop.keyboard.HOLD` s, and goes on with the first
-repeat. ``xset r rate 200 30`` makes the pause short. Two keys at once do not repeat together.
+repeat. In between the arm stands still and stays the person's, for `GRIP` s after the last press: a held key is one
+takeover. ``xset r rate 200 30`` makes the pause short. Two keys at once do not repeat together.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ NO_TERMINAL = (
     "(keyboard:display takes the keys of an X display instead)"
 )
 
+GRIP = 0.8  # s after the last press for which the arm is the person's: more than any usual pause before repetition
+
 
 class TerminalKeyboard:
     """Satisfies `Source`, and is a `Listener` of the terminal.
@@ -38,10 +41,11 @@ class TerminalKeyboard:
         self._shared, self._descriptor, self._now = shared, descriptor, now
         self._terminal: Terminal | None = None
         self._presses: Presses = queue.SimpleQueue()
-        self._held = HeldKeys()
+        self._held, self._gripped = HeldKeys(), HeldKeys(GRIP)
 
     def open(self) -> None:
         self._held.clear()
+        self._gripped.clear()
         self._terminal = Terminal([self], self._descriptor)
         if not self._terminal.exists:
             raise DeviceError(NO_TERMINAL)
@@ -65,6 +69,8 @@ class TerminalKeyboard:
     def poll(self, wait: float) -> Motion | None:
         for key, pressed in take(self._presses, wait):
             self._held.press(key, pressed)
+            self._gripped.press(key, pressed)
         if self._terminal is None or not self._terminal.exists:
             raise DeviceError("keyboard: the terminal is gone: start the command in another one")
-        return motion_of(self._held.held(self._now()))
+        now = self._now()
+        return motion_of(self._held.held(now), gripped=bool(self._gripped.held(now)))

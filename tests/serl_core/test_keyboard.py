@@ -14,9 +14,10 @@ from device_parts import never, until
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serl_core.teleop.device import DeviceError
+from serl_core.envs.takeover_machine import TakeoverMachine
+from serl_core.teleop.device import CLUTCH, DeviceError, Reading
 from serl_core.teleop.keyboard import HOLD, KEYS, HeldKeys, motion_of, take
-from serl_core.teleop.keyboard_terminal import TerminalKeyboard
+from serl_core.teleop.keyboard_terminal import GRIP, TerminalKeyboard
 from serl_core.teleop.reader import Reader
 from serl_core.teleop.terminal import Terminal
 
@@ -67,10 +68,11 @@ def test_keys_mean_what_the_legend_says():
         held.press(key, 0.0)
     motion = motion_of(held.held(0.0))
     np.testing.assert_array_equal(motion.twist, np.ones(6))
-    assert motion.buttons == (True, False)
+    assert motion.buttons == (True, False, True)
     assert not motion_of(("w", "s", "left", "right")).twist.any()
+    assert motion_of(("w", "s")).buttons[CLUTCH] and not motion_of(()).buttons[CLUTCH]
     assert motion_of(("w", "up")).twist[0] == 1.0
-    assert motion_of("v").buttons == (False, True)
+    assert motion_of("v").buttons == (False, True, True)
 
 
 def test_presses_that_wait_are_taken_together():
@@ -90,6 +92,29 @@ def test_a_key_typed_into_the_terminal_moves_and_ends(terminal):
         until(lambda: reader.read().twist[:2].tolist() == [1.0, 1.0])
         until(lambda: not reader.read().twist.any())
         assert reader.read().connected
+
+
+@pytest.mark.parametrize("hz", [10, 20])
+@pytest.mark.parametrize("pause", [0.25, 0.4, 0.5, 0.66])
+def test_a_held_key_is_one_takeover(terminal, hz, pause):
+    """Between a key's press and its first repeat the policy must not have the arm: takeovers would be counted twice."""
+    now, logic = [0.0], TakeoverMachine()
+    keyboard = TerminalKeyboard(shared=True, descriptor=terminal[1], now=lambda: now[0])
+    keyboard.open()
+    signs = [0.0, *np.arange(pause, 2.0, 0.04)]
+    found, moved = [], []
+    for moment in np.arange(0.01, 4.0, 1.0 / hz):
+        while signs and signs[0] <= moment:
+            now[0] = signs.pop(0)
+            keyboard.heard(["w"])
+        now[0] = float(moment)
+        motion = keyboard.poll(0.0)
+        assert motion is not None
+        found.append(logic.update(Reading(0.5 * motion.twist, motion.buttons), now[0]))
+        moved.append(bool(motion.twist.any()))
+    assert found == sorted(found, reverse=True) and set(found) == {0, -1}
+    assert not any(moved[round((2.0 + HOLD) * hz) + 1 :])  # the arm itself stops soon
+    assert -1 in found[: round((2.0 + GRIP + 0.5) * hz)]
 
 
 def test_a_paste_moves_nothing(terminal):

@@ -125,7 +125,7 @@ def test_held_keys_move_until_they_are_let_go_of(screen):
         keys.up("w")
         until(lambda: reader.read().twist[0] == 0.0)
         keys.down("c")
-        until(lambda: reader.read().buttons == (True, False))
+        until(lambda: reader.read().buttons == (True, False, True))
         keys.up("Left")
         keys.up("c")
         until(lambda: reader.read().pressed == ())
