@@ -20,7 +20,7 @@ from serl_core.teleop.reader import Reader, Source
 from serl_core.teleop.shaped import ShapedDevice
 from serl_core.teleop.spacemouse import SpaceMouse
 from serl_core.teleop.spec import DeviceSpec, parse_spec
-from serl_core.teleop.terminal import Listener
+from serl_core.teleop.terminal import Listener, Terminal
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,12 @@ def sources_of(spec: DeviceSpec, listeners: list[Listener] | None = None) -> lis
 
 
 def _keyboard(word: str, listeners: list[Listener] | None) -> Source:
-    if word == "display" or (not word and has_display()):
+    """The terminal's keys where there is a terminal, unless those of the display are asked for.
+
+    A display tells of keys that are let go of and of several at once, but not for which tab or pane of the focused
+    window they are meant: what moves an arm by keys that were typed elsewhere has to be asked for.
+    """
+    if word == "display" or (not word and has_display() and not Terminal(()).exists):
         return DisplayKeyboard()
     keyboard = TerminalKeyboard(shared=listeners is not None)
     if listeners is not None:

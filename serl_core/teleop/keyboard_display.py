@@ -3,7 +3,8 @@
 pynput hears every key of the display, also passwords typed elsewhere. So a press counts only if our window has the
 focus and nobody has grabbed the keyboard, as screen locks, password prompts and menus do without taking the focus;
 whatever is held ends when that changes, and nothing that is heard is kept. Windows are all that is told apart: keys
-typed into another tab or pane of the same window move the arm as well.
+typed into another tab or pane of the same window move the arm as well, so a terminal goes before the display unless
+``keyboard:display`` is asked for.
 """
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+import io
 import os
 import pty
 import sys
@@ -12,6 +13,7 @@ from serl_core.envs.robot_env import RobotEnv
 from serl_core.envs.takeover import Takeover
 from serl_core.teleop import build
 from serl_core.teleop.device import DeviceError, Reading
+from serl_core.teleop.keyboard_display import DisplayKeyboard
 from serl_core.teleop.keyboard_terminal import TerminalKeyboard
 from serl_core.teleop.pair import PairDevice
 from serl_core.teleop.reader import Reader
@@ -98,12 +100,23 @@ def test_devices_are_closed_when_one_of_them_is_missing(monkeypatch):
 @pytest.mark.parametrize(
     ("display", "session", "terminal"), [("", "", True), (":0", "", False), (":0", "wayland", True)]
 )
-def test_keys_come_from_the_display_where_that_can_be_watched(monkeypatch, display, session, terminal):
+def test_without_a_terminal_keys_come_from_the_display_where_that_can_be_watched(
+    monkeypatch, display, session, terminal
+):
     """Under Wayland a listener hears nothing, or only some windows: keys would seem to be dead."""
     monkeypatch.setenv("DISPLAY", display)
     monkeypatch.setenv("XDG_SESSION_TYPE", session)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
     (source,) = build.sources_of(build.parse_spec("keyboard"))
     assert isinstance(source, TerminalKeyboard) == terminal
+
+
+def test_a_terminal_goes_before_the_display_unless_that_is_asked_for(monkeypatch, person):
+    """The focused window of a display has other tabs and panes: a password typed there would move the arm."""
+    monkeypatch.setenv("DISPLAY", ":0")
+    monkeypatch.delenv("XDG_SESSION_TYPE", raising=False)
+    kinds = [type(build.sources_of(build.parse_spec(spec))[0]) for spec in ("keyboard", "keyboard:display")]
+    assert kinds == [TerminalKeyboard, DisplayKeyboard]
 
 
 def test_a_device_that_is_lost_ends_the_takeover_and_says_so():
