@@ -131,7 +131,6 @@ class Learner:
         self._link = link
         self._store = store
         self._verdicts = Following(self.replay)
-        self._verdicts.watch(store)
         self._now = now
         self._wall = wall
         self.received: Counter[str] = Counter()  # online steps of each actor session, refused ones included
@@ -148,6 +147,8 @@ class Learner:
         self.state = self.engine.placed(self.agent.init(jax.random.key(config.seed), normaliser))
         if config.resume:
             self._resume()
+        self._verdicts.watch(store)
+        self._verdicts.follow()
 
     # ── the loop ────────────────────────────────────────────────────────────────────────────────
 
@@ -214,6 +215,7 @@ class Learner:
                 f"--method {self.config.method} begins with demonstrations, and there are none: record some"
             )
         while self.grad_steps < self.recipe.pretrain and not stop():
+            self._verdicts.follow()
             self._learn()
 
     def _update(self) -> None:
@@ -227,7 +229,8 @@ class Learner:
         self._check(self._pending)  # one call late, so that the device never waits for the host
         if self.recipe.sampling.demo_ratio == 1.0 and not self.replay.size("demos"):
             raise ConfigError(  # replay would give the policy's own steps instead, and it would imitate itself
-                f"--method {self.config.method} has no demonstration left to learn from: give a larger --demo-age"
+                f"--method {self.config.method} has no demonstration left to learn from: give a larger "
+                "--demo-age, or record some; verdicts may have taken them all (serl label lists them)"
             )
         self.state, self._pending = self.engine.update(self.state, self.grad_steps // self.recipe.utd)
         self.grad_steps += self.recipe.utd
@@ -334,8 +337,8 @@ class Learner:
         demonstrations = EpisodeStore(folder)
         for record in demonstrations.records(as_recorded=True):
             self._insert(record)
-        for label in demonstrations.labels.newest().values():
-            self.replay.relabel(label)
+        self._verdicts.watch(demonstrations)
+        self._verdicts.follow()
         return [demonstrations]
 
 

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from learner_parts import Handed, episode, learner, size_of
+from learner_parts import Handed, demonstrations, episode, learner, size_of
 
+from serl_core import methods
+from serl_core.data.episodes import EpisodeStore
+from serl_core.data.labels import Label
 from serl_core.data.sampling import Sampling
 from serl_core.learner import Learner
 from serl_core.types import Record, Step
@@ -51,3 +54,48 @@ def test_no_update_sees_a_late_success_where_it_was_confirmed(tmp_path: Path, mo
         work(one, link)
     assert seen[-1] == [0.0, 0.0, 0.0, 1.0]
     assert all(sum(rewards[4:]) == 0.0 for rewards in seen)
+
+
+def test_a_demonstration_that_is_discarded_while_it_learns_is_learnt_from_no_more(tmp_path: Path) -> None:
+    """Guards `serl label RUN/demos`: its verdicts lie beside the demonstrations, not in the run's own store."""
+    demonstrations(tmp_path / "demos", size_of(), episodes=1)
+    with learner(tmp_path) as (one, link):
+        link.waiting.extend(episode(0, "pppppp", size_of()))
+        work(one, link)
+        assert (one.replay.size("demos"), one.replay.size("online")) == (5, 6)
+        layer = EpisodeStore(tmp_path / "demos").labels
+        layer.add(Label("demo", 0, "discarded", "person", "anna", 1.0))
+        link.waiting.extend(episode(1, "pppppp", size_of()))
+        work(one, link)
+        assert (one.replay.size("demos"), one.replay.size("online")) == (0, 12)
+        layer.add(Label("demo", 0, "success", "person", "anna", 2.0, step=4))
+        link.waiting.extend(episode(2, "p", size_of()))
+        work(one, link)
+        assert one.replay.size("demos") == 5
+
+
+def test_cloning_follows_too(tmp_path: Path, monkeypatch) -> None:
+    """Guards the learner that hears of no actor: its updates on demonstrations are all it does."""
+    monkeypatch.setattr(methods, "PRETRAIN", {"bc": 20})
+    demonstrations(tmp_path / "demos", size_of(), episodes=2)
+    with learner(tmp_path, method="bc") as (one, _):
+        update, sizes = one.engine.update, []
+
+        def discarding(state, call):
+            sizes.append(one.replay.size("demos"))
+            EpisodeStore(tmp_path / "demos").labels.add_once(Label("demo", 0, "discarded", "person", "anna", 1.0))
+            return update(state, call)
+
+        monkeypatch.setattr(one.engine, "update", discarding)
+        one.learn(lambda: False)
+    assert sizes[:2] == [10, 5]
+
+
+def test_a_learner_that_goes_on_knows_the_verdicts_before_its_first_update(tmp_path: Path) -> None:
+    """Guards a resumed run: what was corrected before is not learnt as it was recorded, in no update."""
+    with learner(tmp_path) as (one, link):
+        link.waiting.extend(episode(0, "pppppp", size_of()))
+        work(one, link)
+    EpisodeStore(tmp_path / "episodes").labels.add(Label("a-1", 0, "discarded", "person", "anna", 1.0))
+    with learner(tmp_path, resume=True) as (one, _):
+        assert one.replay.size("online") == 0
