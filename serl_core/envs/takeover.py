@@ -117,13 +117,13 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode. Raises `ConfigError` if the device has no button where the clutch should be."""
+        self._check_clutch()  # before anything moves
         obs, info = self.env.reset(seed=seed, options=options)
         self._machine.reset()
         self._device.reset()
         for easing in self._easings:
             easing.reset()
         self._now = info["time"]
-        self._check_clutch()
         return obs, info
 
     def step(self, action: Action) -> tuple[Any, Any, bool, bool, dict[str, Any]]:

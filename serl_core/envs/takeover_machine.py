@@ -183,7 +183,7 @@ class TakeoverMachine:
         arms = [number] if len(self._hands) == self._arms else range(self._arms)
         hands = [hand_of(reading, arm, self._arms) for arm in arms]
         if self._config.clutch is not None:
-            held = all(buttons[self._config.clutch] for _, buttons in hands)
+            held = all(any(buttons[self._config.clutch : self._config.clutch + 1]) for _, buttons in hands)
             return Grip(held, held)
         push = float(np.linalg.norm(np.concatenate([twist[self._mask] for twist, _ in hands])))
         pressed = any(any(buttons) for _, buttons in hands)

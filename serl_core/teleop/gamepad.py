@@ -79,6 +79,7 @@ def _pad(device: Path) -> Pad | None:
 class Gamepad:
     """Satisfies `Source`. ``path`` of its device, e.g. below /dev/input/by-id; empty if there is only one gamepad."""
 
+    buttons = 3
     repeats = False
 
     def __init__(self, path: str = "", root: Path = Path("/"), opener: Opener | None = None) -> None:

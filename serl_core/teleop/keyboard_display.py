@@ -33,6 +33,7 @@ class DisplayKeyboard:
     """Satisfies `Source`, on the display that the variable DISPLAY names. ``now`` is monotonic, s."""
 
     label = "keyboard"
+    buttons = 3
     repeats = False  # the display is asked in each poll which keys are down
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -33,6 +33,7 @@ class TerminalKeyboard:
     """
 
     label = "keyboard (terminal)"
+    buttons = 3
     repeats = False  # a key's own time limit is shorter
 
     def __init__(

@@ -40,6 +40,7 @@ class Source(Protocol):
     """A physical device, used by one thread at a time. Constructors open nothing."""
 
     label: str  # for people: what it is, and where
+    buttons: int  # how many entries its motions have there, also while it is silent or gone: at least `BUTTONS`
     repeats: bool  # it goes on speaking for as long as it is pushed, so that silence means that something is wrong
 
     def open(self) -> None:
@@ -85,7 +86,8 @@ class Reader:
         self._now = now
         self._closing = threading.Event()
         self._thread: threading.Thread | None = None
-        self._seen = _Seen(Motion(), 0.0, 0.0, f"{source.label} is not open")  # replaced as a whole: no lock needed
+        self._rest = Motion(buttons=(False,) * source.buttons)  # what has not been heard of is not pressed
+        self._seen = _Seen(self._rest, 0.0, 0.0, f"{source.label} is not open")  # replaced as a whole: no lock needed
         self._reports, self._polls = _Rate(), _Rate()
 
     @property
@@ -96,7 +98,7 @@ class Reader:
     def open(self) -> Self:
         """Raises `DeviceError` if the device cannot be used now; once open, it may go and come back."""
         self._source.open()
-        self._seen = _Seen(Motion(), self._now(), self._now())
+        self._seen = _Seen(self._rest, self._now(), self._now())
         self._closing.clear()
         self._thread = threading.Thread(target=self._work, name=f"reader of {self.label}", daemon=True)
         self._thread.start()
@@ -109,7 +111,7 @@ class Reader:
             self._thread.join()
         self._thread = None
         self._source.close()
-        self._seen = _Seen(Motion(), self._seen.spoke, self._seen.checked, f"{self.label} is closed")
+        self._seen = _Seen(self._rest, self._seen.spoke, self._seen.checked, f"{self.label} is closed")
 
     def __enter__(self) -> Self:
         return self.open()
@@ -126,7 +128,7 @@ class Reader:
         """The newest reading; twist (6,) in the frame of the hand, see `Motion`."""
         seen = self._seen
         if seen.trouble:
-            return Reading(np.zeros(TWIST), connected=False, age=self._now() - seen.checked)
+            return Reading(self._rest.twist, self._rest.buttons, connected=False, age=self._now() - seen.checked)
         since = seen.spoke if self._source.repeats and seen.motion.twist.any() else seen.checked
         motion = seen.motion
         return Reading(motion.twist, motion.buttons, True, max(0.0, self._now() - since), motion.pressed)
@@ -167,7 +169,7 @@ class Reader:
     def _lost(self, trouble: str) -> None:
         if not self._seen.trouble:
             log.warning("%s; nobody can take over with it until it is back", trouble)
-        self._seen = _Seen(Motion(), self._seen.spoke, self._seen.checked, trouble)
+        self._seen = _Seen(self._rest, self._seen.spoke, self._seen.checked, trouble)
 
     def _come_back(self) -> None:
         """Open the device again, however long that takes."""
@@ -179,7 +181,7 @@ class Reader:
                 self._lost(str(error))
                 continue
             log.warning("%s is back", self.label)
-            self._seen = _Seen(Motion(), self._now(), self._now())
+            self._seen = _Seen(self._rest, self._now(), self._now())
             return
 
 

@@ -49,8 +49,9 @@ class ScriptedSource:
 
     label = "scripted device"
 
-    def __init__(self, repeats: bool = False) -> None:
+    def __init__(self, repeats: bool = False, buttons: int = 2) -> None:
         self.repeats = repeats
+        self.buttons = buttons
         self.plugged = True
         self.openings = self.closings = 0
         self._said: queue.SimpleQueue[Motion] = queue.SimpleQueue()

@@ -5,18 +5,20 @@ import sys
 
 import numpy as np
 import pytest
-from device_parts import ScriptedSource, pushed, until
+from device_parts import Bench, ScriptedSource, pushed, until
 from env_parts import REACH, Arm, Hand
 
 from serl_core.config import ConfigError
 from serl_core.envs.robot_env import RobotEnv
 from serl_core.envs.takeover import Takeover
+from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.teleop import build
 from serl_core.teleop.device import DeviceError, Reading
 from serl_core.teleop.keyboard_display import DisplayKeyboard
 from serl_core.teleop.keyboard_terminal import TerminalKeyboard
 from serl_core.teleop.pair import PairDevice
 from serl_core.teleop.reader import Reader
+from serl_core.teleop.spacemouse import SpaceMouse
 
 
 @pytest.fixture
@@ -117,6 +119,25 @@ def test_a_terminal_goes_before_the_display_unless_that_is_asked_for(monkeypatch
     monkeypatch.delenv("XDG_SESSION_TYPE", raising=False)
     kinds = [type(build.sources_of(build.parse_spec(spec))[0]) for spec in ("keyboard", "keyboard:display")]
     assert kinds == [TerminalKeyboard, DisplayKeyboard]
+
+
+def test_a_clutch_works_on_a_device_that_has_not_spoken_and_on_one_that_comes_back(tmp_path, monkeypatch):
+    """A SpaceMouse says nothing until it is touched: neither the start nor a cable that slips out may end the actor."""
+    arm, bench = Arm(), Bench(tmp_path)
+    mouse = SpaceMouse(buttons=("", "", "LEFT"), root=bench.root, opener=bench.open)
+    monkeypatch.setattr(build, "sources_of", lambda spec, listeners: [mouse])
+    path = bench.plug("1-2")
+    with build.open_device("spacemouse:clutch=LEFT") as device:
+        robot = RobotEnv(arm.robot, REACH, arm.clock(), "state", arm.truth)
+        env = Takeover(robot, device, REACH, TakeoverConfig(clutch=2))
+        env.reset(seed=0)
+        bench.unplug(path)
+        until(lambda: not device.read().connected)
+        env.reset(seed=1)
+        bench.replug(path, "1-2")
+        until(lambda: device.read().connected)
+        assert env.step(np.zeros(4, np.float32))[-1]["who"] == "policy"
+    bench.close()
 
 
 def test_a_device_that_is_lost_ends_the_takeover_and_says_so():

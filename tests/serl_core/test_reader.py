@@ -5,7 +5,7 @@ import pytest
 from device_parts import ScriptedSource, pushed, until
 
 from serl_core.teleop.device import DeviceError
-from serl_core.teleop.reader import Reader
+from serl_core.teleop.reader import Motion, Reader
 
 
 def test_the_newest_motion_is_read():
@@ -64,6 +64,22 @@ def test_a_device_that_is_unplugged_leaves_no_motion_and_comes_back(caplog):
         until(lambda: reader.read().connected)
         assert not reader.read().twist.any()
     assert "is gone" in caplog.text and "is back" in caplog.text
+
+
+def test_buttons_that_have_not_been_heard_of_are_not_pressed():
+    """A clutch is looked up by its number, also before a device has spoken for the first time and while it is gone."""
+    source = ScriptedSource(buttons=3)
+    with Reader(source) as reader:
+        found = [reader.read().buttons]
+        source.say(Motion(buttons=(False, False, True)))
+        until(lambda: reader.read().buttons[2])
+        source.plugged = False
+        until(lambda: not reader.read().connected)
+        found.append(reader.read().buttons)
+        source.plugged = True
+        until(lambda: reader.read().connected)
+        found.append(reader.read().buttons)
+    assert found == [(False,) * 3] * 3
 
 
 def test_its_loss_is_said_once(caplog):
