@@ -22,7 +22,7 @@ from serl_core.agents.classifier import logits
 from serl_core.config import ConfigError
 from serl_core.judging.crossfit import Trained, Training, train
 from serl_core.judging.encoded import Examples, FeatureFiles, gather
-from serl_core.judging.figures import about, figures, summary
+from serl_core.judging.figures import about, by_class, summary
 from serl_core.judging.file import Classifier, load_classifier
 from serl_core.judging.gallery import mistakes, page, pictures
 from serl_core.judging.labelled import Recorded, Source, class_names, parse_source, recorded
@@ -141,7 +141,7 @@ def assemble(
         members=trained.members,
         prior=tuple(trained.prior.tolist()),
         temperature=trained.temperature,
-        belief=trained.belief,
+        beliefs=trained.beliefs,
         report=report,
     )
 
@@ -175,10 +175,15 @@ def probabilities(classifier: Classifier, examples: Examples) -> npt.NDArray[np.
 def evaluate_classifier(config: Config) -> dict[str, Any]:
     """Measure on other episodes than those of training; the figures."""
     classifier, material, values = measured(config)
-    number = classifier.classes.index(classifier.success)
-    truth = material.examples.labels == number
-    found = figures(values[:, number], truth, material.examples.owner, classifier.belief)
-    report = {**about(material.examples, classifier.classes), "version": classifier.version, "held_out": found}
+    examples, classes = material.examples, classifier.classes
+    found = by_class(values, examples.labels, examples.owner, classes, classifier.beliefs)
+    report = {
+        **about(examples, classes),
+        "version": classifier.version,
+        "success": classifier.success,
+        "held_out": found[classifier.success],
+        "classes": {name: {"held_out": one} for name, one in found.items()},
+    }
     print(summary(report))
     return report
 

@@ -78,6 +78,7 @@ def measure(config: Config, seed: int, learnt: Examples, unseen: Examples) -> tu
     took, used = time.perf_counter() - begun, _cpu() - used
     probable, truth = scores(trained, Training().network, unseen), unseen.labels == SUCCESS
     curve = calibration.precision_recall(probable, truth)
+    belief = trained.beliefs[BINARY[SUCCESS]]
     flipped = given.labels != learnt.labels
     row = {
         "task": "peg_insertion",
@@ -88,8 +89,8 @@ def measure(config: Config, seed: int, learnt: Examples, unseen: Examples) -> tu
         "wrong_labels": int(flipped.sum()),
         "suspected": int(trained.suspected.sum()),
         "suspected_rightly": int((trained.suspected & flipped).sum()),
-        "k_of_n": f"{trained.belief.k} of {trained.belief.n}",
-        **figures(probable, truth, unseen.owner, trained.belief),
+        "k_of_n": f"{belief.k} of {belief.n}",
+        **figures(probable, truth, unseen.owner, belief),
         "precision_at_recall_95": float(curve.precision[curve.recall >= 0.95].max()),
         "recall_at_precision_99": float(curve.recall[curve.precision >= 0.99].max(initial=0.0)),
         "training_s": round(took, 1),

@@ -36,8 +36,8 @@ class Scorer(Protocol):
         ...
 
     @property
-    def belief(self) -> Belief:
-        """When to believe it."""
+    def beliefs(self) -> Mapping[str, Belief]:
+        """When to believe it, by class: a threshold says nothing about another class than its own."""
         ...
 
     def reset(self) -> None:
@@ -118,9 +118,10 @@ class ScoreJudge:
         return Verdict(self._reward, False, False)
 
     def _hit(self, stage: Stage, name: str) -> bool:
-        return self.scores[name] >= stage.scorer.belief.threshold
+        return self.scores[name] >= stage.scorer.beliefs[name].threshold
 
     def _enter(self, at: int) -> None:
         self._at = at
         stage = self._stages[at]
-        self._counts = {name: Confirmation(stage.scorer.belief) for name in (stage.wanted, *stage.ruin)}
+        beliefs = stage.scorer.beliefs
+        self._counts = {name: Confirmation(beliefs[name]) for name in (stage.wanted, *stage.ruin)}

@@ -12,7 +12,7 @@ has its figures twice, without these frames ("held_out") and taking every label 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -24,7 +24,7 @@ from serl_core.agents.classifier import ClassifierConfig, Floats, Head, Ints, fi
 from serl_core.config import ConfigError
 from serl_core.envs.scored import Belief
 from serl_core.judging.encoded import Examples
-from serl_core.judging.figures import about, figures
+from serl_core.judging.figures import about, by_class
 from serl_core.nets.encoders import Params
 
 Bools = npt.NDArray[np.bool_]
@@ -53,14 +53,14 @@ class Training:
 class Trained:
     """The heads, how to read them, and what they said of the episodes that each had not seen.
 
-    ``prior`` (C,) is added to the mean of the heads' logits, the sum divided by ``temperature``. ``held_out`` (N, C)
-    are probabilities, ``suspected`` (N,) the frames that were left out.
+    ``prior`` (C,) is added to the mean of the heads' logits, the sum divided by ``temperature``. ``beliefs`` has the
+    threshold of each class. ``held_out`` (N, C) are probabilities, ``suspected`` (N,) the frames that were left out.
     """
 
     members: tuple[Params, ...]
     prior: Floats
     temperature: float
-    belief: Belief
+    beliefs: Mapping[str, Belief]
     held_out: npt.NDArray[np.float64]
     suspected: Bools
     report: dict[str, Any]
@@ -87,10 +87,9 @@ def train(
     sure = ~suspected
     temperature = calibration.fit_temperature(scores[sure], examples.labels[sure])
     held_out = calibration.softmax(scores, temperature)
-    number = classes.index(success)
-    chosen, truth = held_out[:, number], examples.labels == number
-    threshold = calibration.choose_threshold(chosen[sure], truth[sure], config.false_positive_rate)
-    belief = Belief(threshold, config.k, config.n)
+    beliefs = choose_beliefs(held_out[sure], examples.labels[sure], classes, config)
+    left = by_class(held_out[sure], examples.labels[sure], examples.owner[sure], classes, beliefs)
+    whole = by_class(held_out, examples.labels, examples.owner, classes, beliefs)
     doubted = np.bincount(examples.labels[suspected], minlength=len(classes)).tolist()
     report = {
         **about(examples, classes),
@@ -99,11 +98,24 @@ def train(
         "wanted_false_positive_rate": config.false_positive_rate,
         "updates": [member.updates for member in fitted],
         "temperature": temperature,
-        "held_out": figures(chosen[sure], truth[sure], examples.owner[sure], belief),
-        "as_labelled": figures(chosen, truth, examples.owner, belief),
+        "success": success,
+        "held_out": left[success],
+        "as_labelled": whole[success],
+        "classes": {name: {"held_out": left[name], "as_labelled": whole[name]} for name in classes},
     }
     prior = log_shares(examples.labels[sure], len(classes))
-    return Trained(tuple(m.params for m in fitted), prior, temperature, belief, held_out, suspected, report)
+    return Trained(tuple(m.params for m in fitted), prior, temperature, beliefs, held_out, suspected, report)
+
+
+def choose_beliefs(
+    scores: npt.NDArray[np.float64], labels: Ints, classes: tuple[str, ...], config: Training
+) -> dict[str, Belief]:
+    """A threshold for each class, by its own probabilities; scores (N, C), labels (N,)."""
+    chosen = [
+        calibration.choose_threshold(scores[:, number], labels == number, config.false_positive_rate)
+        for number in range(len(classes))
+    ]
+    return {name: Belief(threshold, config.k, config.n) for name, threshold in zip(classes, chosen, strict=True)}
 
 
 def deal(examples: Examples, classes: tuple[str, ...], folds: int, rng: np.random.Generator) -> Ints:

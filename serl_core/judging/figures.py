@@ -33,6 +33,17 @@ def figures(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief)
     }
 
 
+def by_class(
+    scores: npt.NDArray[Any], labels: Ints, owner: Ints, classes: tuple[str, ...], beliefs: Mapping[str, Belief]
+) -> dict[str, dict[str, float]]:
+    """The figures of every class that has a threshold, each at its own; scores (N, C), labels (N,)."""
+    return {
+        name: figures(scores[:, number], labels == number, owner, beliefs[name])
+        for number, name in enumerate(classes)
+        if name in beliefs
+    }
+
+
 def by_episode(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief) -> dict[str, int]:
     """What confirmation makes of the frames: successes that are confirmed, and failures that are taken for one.
 
@@ -67,15 +78,29 @@ def confirmed_at(hits: Bools, belief: Belief) -> int | None:
 def summary(report: Mapping[str, Any]) -> str:
     """What a person wants to know, in a few lines."""
     counts = ", ".join(f"{count} {name}" for name, count in report["frames"].items())
-    lines = [f"{report['episodes']} episodes, frames: {counts}", *_told(report["held_out"])]
+    found = report["held_out"]
+    lines = [
+        f"{report['episodes']} episodes, frames: {counts}",
+        f"held-out frames: {_frames(found)}; calibration error {found['calibration_error']:.3f}",
+        f"held-out episodes: {_episodes(found)}",
+        *_further(report, "held_out"),
+    ]
     return "\n".join([*lines, *_doubts(report)])
 
 
-def _told(found: Mapping[str, Any]) -> list[str]:
+def _frames(found: Mapping[str, Any]) -> str:
+    return f"precision {found['precision']:.1%}, recall {found['recall']:.1%} at threshold {found['threshold']:.3f}"
+
+
+def _further(report: Mapping[str, Any], which: str) -> list[str]:
+    """A line for each class but the success, where there are more than two."""
+    if len(report["frames"]) == 2:
+        return []
+    classes = {name: one[which] for name, one in report["classes"].items() if name != report["success"]}
     return [
-        f"held-out frames: precision {found['precision']:.1%}, recall {found['recall']:.1%} at threshold "
-        f"{found['threshold']:.3f}; calibration error {found['calibration_error']:.3f}",
-        f"held-out episodes: {_episodes(found)}",
+        f'class "{name}": {_frames(found)}; confirmed in {found["confirmed"]} of {found["good_episodes"]} episodes '
+        f"with it, {found['early']} of them early; in {found['false_successes']} of {found['failed_episodes']} without it"
+        for name, found in classes.items()
     ]
 
 
@@ -97,4 +122,5 @@ def _doubts(report: Mapping[str, Any]) -> list[str]:
         f"wanted false-positive rate of {report['wanted_false_positive_rate']:.2%}",
         f"taking every label at its word: precision {whole['precision']:.1%}, recall {whole['recall']:.1%}, "
         f"false-positive rate {whole['false_positive_rate']:.2%} of the frames; {_episodes(whole)}",
+        *_further(report, "as_labelled"),
     ]

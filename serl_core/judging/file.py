@@ -23,7 +23,7 @@ from serl_core.envs.scored import Belief
 from serl_core.nets.containers import read_npz
 from serl_core.nets.encoders import Params
 
-FORMAT = 1
+FORMAT = 2
 ABOUT = "about"  # the member of the .npz that holds everything but the heads, JSON as uint8
 
 
@@ -31,7 +31,8 @@ ABOUT = "about"  # the member of the .npz that holds everything but the heads, J
 class Classifier:
     """A trained classifier. ``prior`` and ``temperature`` as in `serl_core.judging.crossfit.Trained`.
 
-    ``trunk`` is (name, digest) of the frozen trunk whose features it reads; ``report`` what was measured in training.
+    ``trunk`` is (name, digest) of the frozen trunk whose features it reads; ``beliefs`` says when each class is
+    believed, ``report`` what was measured in training.
     """
 
     task: str
@@ -44,7 +45,7 @@ class Classifier:
     members: tuple[Params, ...]
     prior: tuple[float, ...]
     temperature: float
-    belief: Belief
+    beliefs: Mapping[str, Belief]
     report: Mapping[str, Any]
     version: str = ""  # of the file it was read from: the beginning of its SHA-256
 
@@ -76,7 +77,8 @@ class Classifier:
 
     def _about(self) -> dict[str, Any]:
         tree = {item.name: getattr(self, item.name) for item in fields(self) if item.name not in ("members", "version")}
-        return {**tree, "format": FORMAT, "network": asdict(self.network), "belief": asdict(self.belief)}
+        beliefs = {name: asdict(belief) for name, belief in self.beliefs.items()}
+        return {**tree, "format": FORMAT, "network": asdict(self.network), "beliefs": beliefs}
 
 
 def load_classifier(path: Path) -> Classifier:
@@ -93,10 +95,8 @@ def load_classifier(path: Path) -> Classifier:
 
 
 def _classifier(about: dict[str, Any], arrays: dict[str, npt.NDArray[Any]], version: str) -> Classifier:
-    if about.pop("format") != FORMAT:
-        raise ValueError("another format")
+    beliefs = _beliefs(about)
     network: dict[str, Any] = _tuples(about.pop("network"))
-    belief: dict[str, Any] = about.pop("belief")
     groups: dict[str, dict[str, npt.NDArray[Any]]] = {}
     for name, array in arrays.items():
         member, _, rest = name.partition("/")
@@ -104,13 +104,25 @@ def _classifier(about: dict[str, Any], arrays: dict[str, npt.NDArray[Any]], vers
     made = Classifier(
         **_tuples(about),
         network=ClassifierConfig(**network),
-        belief=Belief(**belief),
+        beliefs=beliefs,
         members=tuple(_nested(groups[name]) for name in sorted(groups, key=int)),
         version=version,
     )
     if not made.members or not {made.success, *made.ruin} <= {*made.classes} or len(made.prior) != len(made.classes):
         raise ValueError("it has no heads, or classes that do not fit them")
+    if not {made.success} <= {*made.beliefs} <= {*made.classes}:
+        raise ValueError("it has no threshold for its success, or one for a class that it has not")
     return made
+
+
+def _beliefs(about: dict[str, Any]) -> dict[str, Belief]:
+    """By class. A file of format 1 has one threshold, chosen for the success: of another class it knows none."""
+    found = about.pop("format")
+    if found == 1:
+        return {about["success"]: Belief(**about.pop("belief"))}
+    if found != FORMAT:
+        raise ValueError("another format")
+    return {name: Belief(**belief) for name, belief in about.pop("beliefs").items()}
 
 
 def _tuples(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, final
 
@@ -52,9 +52,9 @@ class FileScorer:
         return f"{self._path.name}@{self.classifier.version}"
 
     @property
-    def belief(self) -> Belief:
+    def beliefs(self) -> Mapping[str, Belief]:
         """Of the present version."""
-        return self.classifier.belief
+        return self.classifier.beliefs
 
     def reset(self) -> None:
         """Take a newer version, if there is one."""
@@ -76,6 +76,7 @@ class FileScorer:
         check_fits(newer, self._path, self._task)
         if newer.trunk[1] != self._trunk.digest or newer.classes != self.classifier.classes:
             raise ConfigError(f"{self._path} now has another trunk or other classes: start again to use it")
+        check_believed(newer, self._path, tuple(self.beliefs))
         self.classifier = newer
         self._encode = self._encoder()
         self._warm_up()
@@ -103,6 +104,16 @@ def check_fits(classifier: Classifier, path: Path, task: AnyTask) -> None:
         raise ConfigError(
             f"{path} looks through {', '.join(missing)}, the task {task.name} has {', '.join(cameras_of_task(task))}: "
             "train it again with the task's cameras"
+        )
+
+
+def check_believed(classifier: Classifier, path: Path, names: Sequence[str]) -> None:
+    """Raises `ConfigError` unless it has a threshold for each of these classes; an older file has one for success."""
+    unknown = [name for name in names if name not in classifier.beliefs]
+    if unknown:
+        raise ConfigError(
+            f"{path} has no threshold for {', '.join(unknown)}, only for {', '.join(classifier.beliefs)}: it is of an "
+            "older version, train it again"
         )
 
 
@@ -158,7 +169,9 @@ def _stage(text: str, task: AnyTask, once: EncodedOnce, weights: Path | None) ->
     wanted = wanted or classifier.success
     if wanted not in classifier.classes:
         raise ConfigError(f'{name} has no class "{wanted}", only {", ".join(classifier.classes)}')
-    return Stage(scorer, wanted, classifier.ruin if wanted == classifier.success else ())
+    ruin = classifier.ruin if wanted == classifier.success else ()
+    check_believed(classifier, Path(name), (wanted, *ruin))
+    return Stage(scorer, wanted, ruin)
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:

@@ -96,7 +96,7 @@ class Scores:
 
     first: int
     name: str = "scores@1"
-    belief: Belief = field(default_factory=lambda: Belief(0.8, 2, 3))
+    beliefs: Mapping[str, Belief] = field(default_factory=lambda: {"success": Belief(0.8, 2, 3)})
     seen: int = 0
 
     def reset(self) -> None:

@@ -46,7 +46,7 @@ def test_training_tells_success_from_the_rest_and_leaves_the_recordings_alone(tr
     assert sorted(path.name for path in (folder / "demos").iterdir()) == ["000001.mcap", "writer.lock"]
     made = load_classifier(folder / "c.npz")
     assert (made.task, made.cameras, made.success) == ("pick_cube", ("front", "wrist"), "success")
-    assert 0.5 <= made.belief.threshold < 1.0 and made.trunk[0] == "small"
+    assert 0.5 <= made.beliefs["success"].threshold < 1.0 and made.trunk[0] == "small"
 
 
 def test_evaluation_and_gallery_read_the_file_and_other_episodes(trained, tmp_path):
@@ -184,6 +184,33 @@ def test_bad_material_is_refused_in_one_line(tmp_path):
     assert "sees with front, wrist, not with top" in refused("train", other, file, cameras=("top",))
     assert "no class won" in refused("train", write_store(tmp_path / "g"), file, success="won")
     assert not file.exists()
+
+
+def older(path, new):
+    """A classifier of format 1, which had one threshold."""
+    arrays = dict(np.load(path))
+    about = json.loads(arrays.pop("about").tobytes())
+    about |= {"format": 1, "belief": about.pop("beliefs")["success"]}
+    with new.open("wb") as file:
+        np.savez(file, about=np.frombuffer(json.dumps(about).encode(), np.uint8), **arrays)
+    return new
+
+
+def test_the_one_threshold_of_an_older_file_is_that_of_success_alone(trained, tmp_path):
+    """Guards stages and ruin against a threshold that was chosen for another class; what was right goes on."""
+    folder, _ = trained
+    made, old = load_classifier(folder / "c.npz"), older(folder / "c.npz", tmp_path / "old.npz")
+    assert {*made.beliefs} == {"other", "success"}
+    assert load_classifier(old).beliefs == {"success": made.beliefs["success"]}
+    assert chosen_judge(str(old), TASK, "pixels", EncodedOnce()) is not None
+    assert chosen_judge(f"{folder / 'c.npz'}:other", TASK, "pixels", EncodedOnce()) is not None
+    with pytest.raises(ConfigError, match=r"has no threshold for other, only for success: .* train it again"):
+        chosen_judge(f"{old}:other", TASK, "pixels", EncodedOnce())
+    replace(load_classifier(old), ruin=("other",)).save(tmp_path / "ruin.npz")
+    with pytest.raises(ConfigError, match="has no threshold for other"):
+        chosen_judge(str(tmp_path / "ruin.npz"), TASK, "pixels", EncodedOnce())
+    assert main(config("eval", folder / "demos", old, json=tmp_path / "e.json")) == 0
+    assert {*json.loads((tmp_path / "e.json").read_text())["classes"]} == {"success"}
 
 
 def test_a_judge_that_does_not_fit_is_refused_before_the_arm_moves(trained):

@@ -46,7 +46,7 @@ def test_a_denied_success_is_none_for_the_next_version(tmp_path: Path) -> None:
     assert main(config("train", data, file)) == 0
     judge = FileScorer(file, load_task("pick_cube"), EncodedOnce())
     before = judge.name
-    assert judge.score(nearly())["success"] >= judge.belief.threshold
+    assert judge.score(nearly())["success"] >= judge.beliefs["success"].threshold
     for number in range(6, 10):
         EpisodeStore(data).labels.add(
             Label("demo", number, "failure", "person", "anna", 1.0, wrong="false_success", wrong_step=1)
@@ -54,7 +54,8 @@ def test_a_denied_success_is_none_for_the_next_version(tmp_path: Path) -> None:
     assert main(config("train", data, file)) == 0
     judge.reset()
     assert judge.name != before
-    assert judge.score(nearly())["success"] < judge.belief.threshold <= judge.score(observe(True, RNG))["success"]
+    threshold = judge.beliefs["success"].threshold
+    assert judge.score(nearly())["success"] < threshold <= judge.score(observe(True, RNG))["success"]
 
 
 def rewards(one: Learner) -> list[float]:

@@ -4,7 +4,7 @@ from classifier_parts import QUICK
 
 from serl_core.agents.classifier import Head, fit, frame_logits, log_loss, logits
 from serl_core.config import ConfigError
-from serl_core.judging.crossfit import Training, deal, train
+from serl_core.judging.crossfit import Training, choose_beliefs, deal, train
 from serl_core.judging.encoded import Examples, Place
 from serl_core.judging.figures import summary
 
@@ -87,3 +87,33 @@ def test_hard_examples_that_are_suspected_are_not_hidden():
     )
     kept = train(some, ("other", "success"), "success", Training(folds=3, network=QUICK, suspects="keep")).report
     assert kept["suspected"] == 0 and kept["held_out"] == kept["as_labelled"] and "suspected" not in summary(kept)
+
+
+def test_every_class_has_the_threshold_that_keeps_its_own_promise():
+    """Guards n-way judges: a class that is told apart badly needs a higher threshold than the success."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 400)
+    scores = np.zeros((1200, 3))
+    scores[:, 1] = np.where(labels == 1, 0.9, 0.05) + rng.uniform(-0.04, 0.04, 1200)
+    scores[:, 2] = np.where(labels == 2, 0.95, rng.uniform(0.0, 0.9, 1200)) * (1 - scores[:, 1])
+    scores[:, 0] = 1 - scores[:, 1] - scores[:, 2]
+    found = choose_beliefs(scores, labels, ("a", "b", "c"), Training(false_positive_rate=0.01))
+    for number, name in enumerate("abc"):
+        assert np.mean(scores[labels != number, number] >= found[name].threshold) <= 0.01
+    assert found["c"].threshold > 0.8 > 0.6 > found["b"].threshold
+    assert np.mean(scores[labels != 2, 2] >= found["b"].threshold) > 0.1
+
+
+def test_a_report_has_the_figures_of_every_class():
+    """Guards stages and ruin by other classes than the success: nobody could tell how good they are."""
+    some = examples(16, 12, last=6)
+    some.labels[(some.owner % 4 == 1) & (np.arange(192) % 12 >= 6)] = 2
+    some.features["front"][some.labels == 2, :, 1] += 4.0
+    names = ("other", "success", "broken")
+    found = train(some, names, "success", Training(folds=2, network=QUICK))
+    assert {*found.beliefs} == {*found.report["classes"]} == {*names}
+    for name, belief in found.beliefs.items():
+        assert found.report["classes"][name]["as_labelled"]["threshold"] == belief.threshold
+    assert found.report["classes"]["broken"]["held_out"]["good_episodes"] == 4
+    text = summary(found.report)
+    assert 'class "broken": precision' in text and "of 4 episodes with it" in text and 'class "success"' not in text

@@ -16,12 +16,17 @@ class Script:
 
     scores: list[float]
     belief: Belief = field(default_factory=lambda: Belief(0.8, 2, 3))
+    broken: Belief = field(default_factory=lambda: Belief(0.8, 2, 3))
     resets: int = 0
     step: int = 0
 
     @property
     def name(self) -> str:
         return f"script@{self.resets}"
+
+    @property
+    def beliefs(self) -> dict[str, Belief]:
+        return {"success": self.belief, "broken": self.broken}
 
     def reset(self) -> None:
         self.resets, self.step = self.resets + 1, 0
@@ -83,6 +88,16 @@ def test_a_ruined_episode_ends_in_failure():
     """Guards n-way judges: a dropped part ends the episode without reward, once it is confirmed."""
     judge = ScoreJudge([Stage(Script([0.0, 0.0]), "success", ruin=("broken",))])
     assert verdicts(judge, 2) == [NOTHING, FAILURE]
+
+
+def test_each_class_is_believed_at_its_own_threshold():
+    """Guards n-way judges against a threshold that was chosen for another class: there it promises nothing."""
+    sure, unsure = Belief(0.8, 1, 1), Belief(0.3, 1, 1)
+    assert verdicts(ScoreJudge([Stage(Script([0.5], sure, unsure), "success", ruin=("broken",))]), 1) == [NOTHING]
+    wanted = ScoreJudge([Stage(Script([0.0, 0.5], sure, unsure), "broken"), Stage(Script([0.5], unsure), "success")])
+    assert verdicts(wanted, 2) == [Verdict(0.0, False, False), Verdict(1.0, True, True)]
+    never = Stage(Script([0.0], sure, Belief(0.99999, 2, 2)), "success", ruin=("broken",))
+    assert verdicts(ScoreJudge([never]), 1) == [NOTHING]
 
 
 @pytest.mark.parametrize("wrong", [(0.5, 3, 2), (0.5, 0, 1), (1.0, 1, 1), (np.nan, 1, 1)])
