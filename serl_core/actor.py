@@ -21,6 +21,7 @@ from serl_core.config import Observation
 from serl_core.envs.attention import Attended, attended
 from serl_core.envs.rewards import Judge
 from serl_core.envs.takeover_machine import TakeoverConfig
+from serl_core.helping import Helping, Scripted, helping_of
 from serl_core.judging.audit import audited, audits
 from serl_core.judging.scorer import chosen_judge
 from serl_core.latency import Latency, Timed, timed
@@ -34,7 +35,6 @@ from serl_core.rollout import Identity, rollout
 from serl_core.session import connected, episode_meta, make_env
 from serl_core.summary import Tally
 from serl_core.tasks import load_task
-from serl_core.teleop.scripted import OperatorConfig
 from serl_core.transport import ActorLink, LinkError, LinkStatus
 from serl_core.types import EpisodeStart, Record
 from serl_core.verdicts import Verdicts
@@ -57,6 +57,7 @@ class Config:
     judge: str = ""  # who judges: the task's own, "rule", or files of classifiers to be reached in turn, A.npz,B.npz
     stage_reward: float = 0.0  # of each classifier but the last, which gives 1
     operator: str = "scripted"  # who corrects the policy: scripted, a device such as spacemouse (serl teleop), or none
+    scripted: Scripted = field(default_factory=Scripted)  # when the scripted operator takes over, and how good it is
     takeover: TakeoverConfig = field(default_factory=TakeoverConfig)  # how a person's device takes over
     console: str = "keys"  # where a person is heard: keys, page, keys+page, or none
     console_keys: str = ""  # other keys, e.g. for a pedal: b=begin,p=stop
@@ -205,6 +206,7 @@ def main(config: Config) -> int:
     """Act until the steps are done or someone stops it; what cannot be delivered now waits in the spool."""
     task = load_task(config.task)
     keys = load_client_keys(config.keys) if config.keys else None
+    helping = helping_of(config.operator, config.scripted, task, config.obs, config.seed)
     stop = StopFlag()
     with (
         connected(task, config.obs, config.robot, config.truth, keys=keys) as session,
@@ -224,7 +226,7 @@ def main(config: Config) -> int:
         policy = LinkPolicy(link, task, config.obs, config.seed, config.trunk_weights, once)
         if not policy.wait(PATIENCE, stop):
             return 0
-        act(config, task, there, link, policy, stop, audited(judge, session.truth))
+        act(config, task, there, link, policy, stop, audited(judge, session.truth), helping)
         deliver(link, config.run_dir / "spool", stop)
     return 0
 
@@ -236,7 +238,8 @@ def act(
     link: ActorLink,
     policy: LinkPolicy,
     stop: Callable[[], bool],
-    judge: Judge | None = None,
+    judge: Judge | None,
+    helping: Helping,
 ) -> None:
     """Drive the robot until the steps are done or someone ends it; everything goes to the learner."""
     session, ears = there.session, there.ears
@@ -245,7 +248,7 @@ def act(
     tally, latency = Tally(), Latency(None if lockstep else 1.0 / task.control_hz)
     verdicts = Verdicts(link.send, config.who)
     ears.listeners.append(lambda said, running: verdicts.hear(said))
-    env = attended_env(config, task, there, stop, judge)
+    env = attended_env(config, task, there, stop, judge, helping)
     metrics = Metrics(config.run_dir / "metrics" / "actor.jsonl")
     rollout(
         Timed(env, latency, None if lockstep else session.local[0]),
@@ -264,27 +267,32 @@ def act(
         seeds=attended(training_seeds(config.seed, already), ears),
         stop=ears.over,
         budget=max(0, config.env_steps - already) if config.env_steps else None,
-        meta=episode_meta(session, task, config.obs),
+        meta={**episode_meta(session, task, config.obs), **helping.meta},
     )
 
 
 def attended_env(
-    config: Config, task: AnyTask, there: Attendance, stop: Callable[[], bool], judge: Judge | None = None
+    config: Config,
+    task: AnyTask,
+    there: Attendance,
+    stop: Callable[[], bool],
+    judge: Judge | None = None,
+    helping: Helping = Helping(),  # noqa: B008  # frozen: nobody helps
 ) -> gym.Env[Any, Any]:
     """The task's environment under the operator's correction, heard by the console, and outliving its server."""
     session = there.session
-    operator = OperatorConfig(mode="intervene") if config.operator == "scripted" else None
     env = make_env(
         session,
         task,
         config.obs,
-        operator,
+        helping.operator,
         config.seed,
         device=there.device,
         takeover=config.takeover,
         said=there.ears.verdicts,
         judge=judge,
         stop=there.ears.over,
+        rule=helping.rule,
     )
     env = Attended(env, there.ears, task.max_steps, 1.0 / task.control_hz)
     return OutlivesServer(env, (session.robot, *session.partners), stop)

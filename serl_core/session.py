@@ -24,6 +24,7 @@ from serl_core.envs.pair_env import Local, same_clock
 from serl_core.envs.rewards import Judge, OracleJudge, PersonJudge, PoseJudge
 from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.pairs import AnyTask
+from serl_core.teleop.conditions import DeviceExpert, Intervening, Rule
 from serl_core.teleop.console import Said
 from serl_core.teleop.device import Device
 from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
@@ -130,19 +131,21 @@ def make_env(
     judge: Judge | None = None,
     judged: bool = True,
     stop: Callable[[], bool] = lambda: False,
+    rule: Rule | None = None,
 ) -> gym.Env[Any, Any]:
     """The task's environment, with the scripted operator or a person at the ``device``, of which one at most is given.
 
     A person's verdicts among what was ``said`` go before those of ``judge``, or without one of `_judge`; neither is
     asked unless ``judged``. A script's pushes are not eased: it does not startle, and what was measured with it stays
-    comparable. ``stop`` ends the waits of a reset.
+    comparable. ``stop`` ends the waits of a reset. ``rule``: the script is an expert of a study, whose actions replace
+    the policy's where the rule says so.
     """
     goal = EpisodeGoal(task.goals) if isinstance(task, Task) and task.goals else None
     truth = goal.truth if goal else session.truth
     if operator is not None:
         device, takeover = scripted_device(session, task, truth, operator, seed), TakeoverConfig(ease=0)
     judge = (judge or _judge(session, task, goal)) if judged else None
-    return build_env(
+    env = build_env(
         task,
         session.robot,
         *session.partners,
@@ -150,12 +153,13 @@ def make_env(
         clock=session.clock,
         truth=truth,
         judge=judge if said is None else PersonJudge(said, judge),
-        device=device,
+        device=device if rule is None else None,
         takeover=takeover,
         goal=goal,
         local=session.local,
         stop=stop,
     )
+    return env if rule is None or device is None else Intervening(env, DeviceExpert(task, device), rule)
 
 
 def scripted_device(

@@ -123,6 +123,10 @@ TABLE: dict[str, set[str]] = {
         *("serl_core.types", *CONFIG, "serl_core.session", "serl_core.attendance", "serl_core.rollout"),
         *("serl_core.envs", "serl_core.teleop", "serl_core.data", "serl_core.outage"),
     },
+    "serl_core.helping": {
+        *(*CONFIG, "serl_core.agents", "serl_core.checkpoint", "serl_core.summary"),
+        *("serl_core.envs", "serl_core.teleop"),
+    },
     "serl_core.outage": {"robot_servers.interface", "robot_servers.channel"},
     "serl_core.jog": PLAIN,
     "serl_core.taskfile": {"robot_servers.interface", "robot_servers.geometry", "serl_core.config"},

@@ -22,13 +22,14 @@ import numpy as np
 import tyro
 
 from examples.benchmarks.learning import commit, machine
-from examples.benchmarks.rlif_reference import Yardstick, yardstick
+from examples.benchmarks.rlif_reference import yardstick
 from examples.benchmarks.rlif_report import draw, verdicts
 from examples.benchmarks.rlif_rows import Rows
 from examples.benchmarks.rlif_study import Job, Method, RuleName, Terms, measure
-from examples.benchmarks.rlif_tasks import LEVELS, Level, TaskName, opened, study_task
+from examples.benchmarks.rlif_tasks import LEVELS, TaskName, opened, study_task
 from examples.benchmarks.rlif_training import EVALUATION_SEEDS, demonstrate_to
-from serl_core.teleop.conditions import Always, Intervening
+from serl_core.helping import Yardstick
+from serl_core.teleop.conditions import Always, Intervening, Level
 
 RESULTS = Path(__file__).parent / "results"
 Part = Literal["experts", "study", "report"]

@@ -9,7 +9,7 @@ every other step. What a yardstick says decides the takeovers of the study, so i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,12 @@ import numpy as np
 from examples.benchmarks.rlif_tasks import StudyTask, TaskName, opened, study_task
 from examples.benchmarks.rlif_training import Recipe, Trainee, demonstrate, score, train
 from serl_core.agents.policy import params_to_tree
-from serl_core.agents.reference import Reference
 from serl_core.agents.sac import SAC, SACConfig, make_policy
 from serl_core.checkpoint import Checkpoints
 from serl_core.data.replay import Replay
 from serl_core.data.sampling import Sampling
-from serl_core.summary import Tally, read_json
+from serl_core.helping import Yardstick, load_yardstick
+from serl_core.summary import Tally
 from serl_core.teleop.conditions import Always, AtRandom, Intervening
 
 SEED = 77  # of demonstrations and training: none of the study's
@@ -34,15 +34,6 @@ DEMONSTRATIONS: Mapping[TaskName, int] = {"reacher": 50, "peg_insertion": 100, "
 HELP = 0.1  # share of the steps in which the good expert acts
 EVALUATION = 900_000  # first seed of the episodes that say how good it is
 CONVERGED = 0.95  # share of successes below which nobody should be judged by it
-
-
-@dataclass(frozen=True)
-class Yardstick:
-    """A reference agent, the first digits of its file's SHA-256, and how often it succeeds."""
-
-    agent: Reference
-    digest: str
-    success: float
 
 
 def config_of(task: StudyTask) -> SACConfig:
@@ -66,19 +57,13 @@ def yardstick(name: TaskName, root: Path, episodes: int = 100) -> Yardstick:
     checkpoints = Checkpoints(root / name, keep=1)
     if checkpoints.latest() is None:
         checkpoints.save(STEPS[name], trained(name, episodes))
-    path = checkpoints.latest()
-    assert path is not None  # it was just saved
-    tree = checkpoints.load(path)
-    if tree["success"] < CONVERGED:
-        raise RuntimeError(
-            f"{path}: the reference agent succeeds in {tree['success']:.0%} only; delete it, train longer"
-        )
     task = study_task(name)
-    values: dict[str, Any] = {
-        k: tuple(value) if isinstance(value, list) else value for k, value in tree["config"].items()
-    }
-    agent = Reference(SACConfig(**values), task.example(), task.action_dim, tree["policy"], tree["critics"])
-    return Yardstick(agent, str(read_json(path / "complete.json")["sha256"])[:12], float(tree["success"]))
+    found = load_yardstick(checkpoints.root, name, task.example(), task.action_dim)
+    if found.success < CONVERGED:
+        raise RuntimeError(
+            f"{checkpoints.root}: the reference agent succeeds in {found.success:.0%} only; delete it, train longer"
+        )
+    return found
 
 
 def trained(name: TaskName, episodes: int) -> dict[str, Any]:

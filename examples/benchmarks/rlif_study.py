@@ -9,16 +9,16 @@ from typing import Any, Literal
 
 import numpy as np
 
-from examples.benchmarks.rlif_reference import Yardstick
-from examples.benchmarks.rlif_tasks import Level, StudyTask, TaskName, World, opened, study_task
+from examples.benchmarks.rlif_tasks import StudyTask, TaskName, World, opened, study_task
 from examples.benchmarks.rlif_training import EVALUATION_SEEDS, Recipe, Trainee, demonstrate, score, successful, train
 from serl_core.agents.bc import BC, BCConfig, make_bc_policy
 from serl_core.agents.sac import SAC, SACConfig, make_policy, rlpd_preset
 from serl_core.data.replay import Replay
 from serl_core.data.routing import HilSerl, Imitation, Rlif, Routing
 from serl_core.data.sampling import Sampling
+from serl_core.helping import Yardstick
 from serl_core.summary import Tally
-from serl_core.teleop.conditions import Always, AtRandom, Intervening, Never, Rule, ValueGap
+from serl_core.teleop.conditions import Always, AtRandom, Intervening, Level, Never, Rule, ValueGap
 
 Method = Literal["rlif", "hg-dagger", "bc", "rlpd"]
 RuleName = Literal["value-gap", "random-30", "random-50", "random-85", "none"]

@@ -2,13 +2,13 @@
 
 Two are the simulated arm's behind its guard, under the lockstep clock, exactly as a server would run it; the third is
 Gymnasium's Reacher. An expert errs by misjudging, for a whole episode, where the goal is, and always in the same
-direction: a zero-mean error would be averaged away by whoever clones it.
+direction (`serl_core.teleop.conditions.expert_of`).
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,21 +19,14 @@ from examples.benchmarks.rlif_reacher import ACTIONS, ENTRIES, MAX_STEPS, Reache
 from robot_servers.drivers.mujoco import MujocoDriver
 from robot_servers.guarded import GuardedRobot
 from serl_core.clock import LockstepClock
-from serl_core.config import ConfigError
 from serl_core.envs.robot_env import observation_space
 from serl_core.session import Session, make_env
 from serl_core.tasks import load_task
-from serl_core.teleop.conditions import DeviceExpert, Expert
-from serl_core.teleop.scripted import OperatorConfig, ScriptedOperator
+from serl_core.teleop.conditions import SKILL, DeviceExpert, Expert, Level, expert_of
+from serl_core.teleop.scripted import ScriptedOperator
 
 TaskName = Literal["pick_cube", "peg_insertion", "reacher"]
-Level = Literal["poor", "medium", "good"]
 LEVELS: tuple[Level, ...] = ("poor", "medium", "good")
-SKILL: Mapping[Level, float] = {"poor": 0.2, "medium": 0.6, "good": 1.0}  # share of episodes it judges rightly
-FOR_AN_EPISODE = 1_000  # steps that a judgement lasts
-# where the expert looks for the goal when it is wrong, in full steps: about 2 cm and 7 mm beside it
-BIAS: Mapping[str, tuple[float, float, float]] = {"pick_cube": (0.5, 0.3, 0.0), "peg_insertion": (0.5, 0.3, 0.0)}
-MISJUDGED = 0.2  # standard deviation, full steps
 
 
 @dataclass(frozen=True)
@@ -86,18 +79,9 @@ def opened(name: TaskName) -> Iterator[World]:
         assert truth is not None  # a simulation has one
 
         def expert(level: Level, rng: np.random.Generator) -> Expert:
-            return DeviceExpert(task, ScriptedOperator(task, state, truth, operator_of(name, level), rng))
+            return DeviceExpert(task, ScriptedOperator(task, state, truth, expert_of(level), rng))
 
         yield World(make_env(session, task, "state", None, seed=0), expert)
-
-
-def operator_of(name: TaskName, level: Level) -> OperatorConfig:
-    """A person of this skill at the robot's device. Raises `ConfigError` for a task without a device."""
-    if name not in BIAS:
-        raise ConfigError(f"the task {name} has no device: its expert is not an operator")
-    return OperatorConfig(
-        "always", SKILL[level], bias=BIAS[name], misjudged=MISJUDGED, judgement=FOR_AN_EPISODE, reaction=1
-    )
 
 
 @contextlib.contextmanager

@@ -6,8 +6,8 @@ reference agent, or at random. They need no device: the expert's action replaces
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol
 
 import gymnasium as gym
 import numpy as np
@@ -17,9 +17,24 @@ from serl_core.config import ConfigError
 from serl_core.envs.takeover import device_action
 from serl_core.pairs import AnyTask
 from serl_core.teleop.device import Device
+from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import Obs
 
 Action = npt.NDArray[np.float32]
+Level = Literal["poor", "medium", "good"]
+
+SKILL: Mapping[Level, float] = {"poor": 0.2, "medium": 0.6, "good": 1.0}  # share of episodes it judges rightly
+FOR_AN_EPISODE = 1_000  # steps that a judgement lasts
+BIAS = (0.5, 0.3, 0.0)  # where it looks for the goal when it is wrong, in full steps: 2 cm beside a cube, 7 mm a hole
+MISJUDGED = 0.2  # standard deviation of that, full steps
+
+
+def expert_of(level: Level) -> OperatorConfig:
+    """An expert of this skill at a robot's device, who always says what it would do.
+
+    It errs for a whole episode and always in the same direction: who clones it would average a zero-mean error away.
+    """
+    return OperatorConfig("always", SKILL[level], bias=BIAS, misjudged=MISJUDGED, judgement=FOR_AN_EPISODE, reaction=1)
 
 
 class Expert(Protocol):
