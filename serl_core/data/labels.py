@@ -135,7 +135,6 @@ class LabelLayer:
 
     def __init__(self, root: Path) -> None:
         self.path = Path(root) / "labels.jsonl"
-        self._name = str(self.path)
         self._read = 0  # up to which byte `news` has read
 
     def add(self, label: Label) -> None:
@@ -165,7 +164,7 @@ class LabelLayer:
     def news(self) -> list[Label]:
         """The verdicts added since the last call, all of them at first. Malformed lines are logged and left out."""
         try:
-            if os.stat(self._name).st_size == self._read:  # asked with every update: a third of opening the file
+            if self.path.stat().st_size == self._read:  # asked with every update: a third of opening the file
                 return []
             file = self.path.open("rb")
         except FileNotFoundError:
