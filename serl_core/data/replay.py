@@ -243,17 +243,15 @@ class Replay:
         self._labels[label.actor, label.episode] = label
         owner = self._owners.get((label.actor, label.episode))
         there = self._facts["next"] != NONE
-        slots = np.flatnonzero(there & (self._known.owner == owner)) if owner is not None else []
-        newest = max((self._known.step[slot] for slot in slots), default=0)
-        for slot in slots:
-            self._settle(int(slot), label, newest)
+        for slot in np.flatnonzero(there & (self._known.owner == owner)) if owner is not None else []:
+            self._settle(int(slot), label)
 
-    def _settle(self, slot: int, label: Label | None, newest: int = -1) -> None:
-        """Make of a transition what is known of it by now; ``newest`` is the last step of its episode so far."""
-        number, known = int(self._known.step[slot]), self._known
+    def _settle(self, slot: int, label: Label | None) -> None:
+        """Make of a transition what is known of it by now."""
+        number, known, following = int(self._known.step[slot]), self._known, int(self._facts["next"][slot])
         recorded = known.recorded(slot)
         outcome = judged(label, number, recorded)
-        waits = label is not None and label.verdict == "pending" and number == newest
+        waits = label is not None and label.verdict == "pending" and self._facts["next"][following] == NONE
         rejected = label is not None and label.verdict == "failure" and not known.online[slot]
         self._facts["withheld"][slot] = outcome is None or waits or rejected
         routed = self._routing.route(known.seen(slot, outcome or recorded))

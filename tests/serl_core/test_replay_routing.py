@@ -187,3 +187,14 @@ def test_an_old_transition_that_was_overwritten_stays_away() -> None:
         assert_pairs(store)
     ages = {key[1] for key in contents(store, "demos")}
     assert ages <= {4, 5} and np.all(np.asarray(store.slots("demos")) >= 0)
+
+
+def test_growing_old_answers_no_question() -> None:
+    """Bug: a transition that awaits its verdict is learnt as it was recorded once it is old."""
+    store = replay(HilSerl(demo_age=3))
+    insert(store, steps("ppo"))
+    store.relabel(Label("0", 0, "pending", "person", "anna", 1.0))
+    insert(store, steps("pppppp", episode=1))
+    assert (store.size("online"), store.size("demos")) == (2 + 6, 0)
+    store.relabel(Label("0", 0, "success", "person", "anna", 2.0, step=2))
+    assert (store.size("online"), store.size("demos")) == (3 + 6, 0)
