@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from observed import labels, steps, wait_for
 from phone import Phone
+from pictures import MUST_RENDER, pictures_or_skip
 from written import ROOT, check, inline, known_options, lines
 
+from robot_servers.cameras.simulated import RenderingUnavailable
 from serl_core.checkpoint import Checkpoints
 from serl_core.judging.file import load_classifier
 from serl_core.processes import Child
@@ -118,6 +120,19 @@ def test_the_walkthrough_is_understood():
 def test_commands_in_its_sentences_name_options_that_exist(words):
     """Guards what is said of real arms and of devices, which no test can run."""
     assert {word for word in words if word.startswith("--")} <= known_options(words[0])
+
+
+def test_ci_cannot_pass_without_it() -> None:
+    """Guards CI on a machine without EGL and OSMesa: skipped, the walkthrough would be green without having run."""
+
+    def unavailable(wanted: str) -> str:
+        raise RenderingUnavailable("apt-get install libegl1")
+
+    with pytest.raises(pytest.skip.Exception, match="libegl1"):
+        pictures_or_skip({}, unavailable)
+    with pytest.raises(pytest.fail.Exception, match="libegl1"):
+        pictures_or_skip({MUST_RENDER: "1"}, unavailable)
+    assert f"export {MUST_RENDER}=1\n" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.timeout(1500)  # seven processes compile; beside other work that takes minutes
