@@ -40,7 +40,7 @@ def build_env(
 
     ``partners``: the robots of a task's further arms; ``local`` as of `PairEnv`, by default they share a clock.
     ``truth`` enters observations only if ``obs`` is "state" and the task has privileged entries; it is needed then
-    (`ConfigError`). ``stop`` as of `RobotEnv`.
+    (`ConfigError`). ``stop`` ends the waits of a reset.
     """
     robots = (robot, *partners)
     if len(robots) != len(task.arms):
@@ -56,5 +56,13 @@ def build_env(
         penalties = [arm.grasp_penalty for arm in task.arms]
         env = GraspPenalty(env, penalties if len(penalties) > 1 else penalties[0])
     if device is not None:
-        env = Takeover(env, device, task, takeover)
+        env = Takeover(env, device, task, takeover, waits=lambda: _wait(robots, clock, stop))
     return Judged(env, judge)
+
+
+def _wait(robots: Sequence[Robot], clock: Clock, stop: Callable[[], bool]) -> bool:
+    """One period without a command, and whether to wait on. Silence would give the robots to whoever comes."""
+    for robot in robots:
+        robot.status()
+    clock.tick()
+    return not stop()

@@ -20,7 +20,7 @@ from robot_servers.interface import Array
 from serl_core.config import ConfigError, Task
 from serl_core.envs.actions import join_actions, split_action
 from serl_core.envs.frames import axis_indices
-from serl_core.envs.takeover_machine import State, TakeoverConfig, TakeoverMachine, hand_of
+from serl_core.envs.takeover_machine import TakeoverConfig, TakeoverMachine, hand_of
 from serl_core.pairs import AnyTask
 from serl_core.teleop.device import CLOSE, OPEN, Device, Reading
 from serl_core.types import Who
@@ -96,6 +96,10 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
     ``info`` gets "executed" (A,) float32, exactly what was handed to the environment; "proposal" (A,) float32, what
     the policy wanted; "who" (`Who`; of several arms the operator's if any arm was theirs); "takeover", its number or
     −1; "hands", the `State` for each arm; and "device" ("ok", "disconnected" or "stale"), whose changes ``say`` tells.
+
+    If the device is lost in a takeover, neither a step nor a reset moves the arm until it is back and pushed again.
+    A reset waits for that as long as ``waits`` lets a moment pass and returns true; where it gives up, and by default
+    nobody waits, the arm is reset and stands still then.
     """
 
     def __init__(
@@ -105,6 +109,7 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
         task: AnyTask,
         config: TakeoverConfig | None = None,
         say: Callable[[str], None] = log.warning,
+        waits: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(env)
         self._device = device
@@ -113,11 +118,13 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
         self._machine = TakeoverMachine(self._config, len(task.arms))
         self._easings = [Easing(arm, self._config.ease) for arm in task.arms]
         self._say = say
+        self._waits = waits
         self._now = 0.0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode. Raises `ConfigError` if the device has no button where the clutch should be."""
         self._check_clutch()  # before anything moves
+        self._await_hand()
         obs, info = self.env.reset(seed=seed, options=options)
         self._machine.reset()
         self._device.reset()
@@ -143,13 +150,23 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
         }
         return obs, reward, terminated, truncated, {**info, **kept}
 
+    def _await_hand(self) -> None:
+        """Until a hand whose device was lost has taken over again: nobody expects the arm to move off before."""
+        told = False
+        while self._machine.lost and self._waits():
+            if not told:
+                self._say("no reset without the input device: it begins once that is back and pushed again")
+            told = True
+            self._update(self._device.read())
+
     def _update(self, reading: Reading) -> int:
         """The takeover of this step; says so when the device is lost, or is back."""
-        before, held = self._machine.device, State.LOST in self._machine.states
+        before, held = self._machine.device, self._machine.lost
         takeover = self._machine.update(reading, self._now)
-        after, holds = self._machine.device, State.LOST in self._machine.states
+        after, holds = self._machine.device, self._machine.lost
         if after not in (before, "ok"):
-            self._say(f"the input device is {after}" + (": the arm stands still until it is back" if holds else ""))
+            then = ": the arm stands still until it is back and pushed again" if holds else ""
+            self._say(f"the input device is {after}{then}")
         elif after != before:
             self._say("the input device is back" + (": let go of it, then take over again" if holds else ""))
         elif held and not holds:

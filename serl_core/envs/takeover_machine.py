@@ -80,6 +80,7 @@ class HandMachine:
     RELEASING for ``delay`` s it has not              POLICY
     both      the device is lost                      LOST, or POLICY with ``hold`` false
     LOST      it is back, has rested once, and begins OPERATOR
+    not LOST  an episode begins                       POLICY
     ========= ======================================= =========
     """
 
@@ -91,8 +92,8 @@ class HandMachine:
         self._rested = False  # since the device was lost: a push from before is none
 
     def reset(self) -> None:
-        """An episode begins: a takeover does not reach over the reset."""
-        self.state = State.POLICY
+        """An episode begins: a takeover does not reach over the reset, but only the hand ends a loss."""
+        self.state = State.LOST if self.state is State.LOST else State.POLICY
 
     def update(self, grip: Grip | None, now: float) -> State:
         """The state after the newest ``grip``, None without a usable reading; ``now`` s on any clock that counts up."""
@@ -146,6 +147,11 @@ class TakeoverMachine:
         """Of the hand that leads each arm."""
         states = tuple(hand.state for hand in self._hands)
         return states if len(states) == self._arms else states * self._arms
+
+    @property
+    def lost(self) -> bool:
+        """Whether any arm stands still because its hand's device was lost."""
+        return State.LOST in self.states
 
     @property
     def leads(self) -> tuple[Who, ...]:

@@ -20,13 +20,13 @@ class DeviceError(RobotError):
 class Reading:
     """The state of a device.
 
-        ``twist`` (6,) float64 in [−1, 1], translation then rotation along the device's axes, which are those of the TCP
-        frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens it, button 2 is the clutch on devices
-        that have one; ``age`` s since the rest of it was last known to be true, which a silent device that is at rest is
-        and a silent one that should speak is not; ``pressed``: names of all buttons and keys that are down, also of those
-        that have no part in the motion. A device's readings are all of one length, also while it is silent or gone: what has
-    not been heard of is not pressed. Two hands on two devices make one reading: ``twist`` (12,) and twice the buttons,
-        those of the left arm first.
+    ``twist`` (6,) float64 in [−1, 1], translation then rotation along the device's axes, which are those of the TCP
+    frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens it, button 2 is the clutch on devices
+    that have one; ``age`` s since the rest of it was last known to be true, which a silent device that is at rest is
+    and a silent one that should speak is not; ``pressed``: names of all buttons and keys that are down, also of those
+    that have no part in the motion. Readings of one device are of one length, also while it is silent or gone: what
+    has not been heard of is not pressed. Two hands on two devices make one reading: ``twist`` (12,) and twice the
+    buttons, those of the left arm first.
     """
 
     twist: Array

@@ -1,5 +1,6 @@
 """When a person takes over, what the robot is handed then, and what is kept of it."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import gymnasium as gym
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 from env_parts import REACH, Arm, Hand, push
 
+from serl_core.clock import Clock
 from serl_core.config import ConfigError
 from serl_core.envs.build import build_env
 from serl_core.envs.takeover import Easing, Takeover, device_action
@@ -15,6 +17,18 @@ from serl_core.pairs import PairTask
 from serl_core.teleop.device import Reading
 
 PROPOSAL = np.array([0.5, -0.25, 0.125, 0.0], np.float32)
+
+
+class Watched:
+    """A clock, and what is looked at in each period."""
+
+    def __init__(self, clock: Clock, look: Callable[[], object]) -> None:
+        self.period, self.start = clock.period, clock.start
+        self._clock, self._look = clock, look
+
+    def tick(self) -> None:
+        self._clock.tick()
+        self._look()
 
 
 class Handed(gym.Wrapper):
@@ -78,6 +92,41 @@ def test_a_device_lost_in_a_takeover_stops_the_arm_until_it_is_taken_up_again():
     assert [info["device"] for info in infos[1:5]] == ["ok", "disconnected", "disconnected", "ok"]
     assert [np.any(action) for action in inner.actions] == [True, True, False, False, False, False, True]
     assert len(said) == 3 and "stands still" in said[0] and "let go of it" in said[1] and "again" in said[2]
+
+
+def test_a_device_lost_in_a_takeover_stops_the_next_reset_until_it_is_taken_up_again():
+    """Guards against an arm that drives home at the time limit, and a policy that goes on, out of reach of a hand."""
+    arm, home = Arm(), []
+    hand, task = Hand(), replace(REACH, max_steps=3)
+    gone = push(connected=False)
+    clock = Watched(arm.clock(), lambda: home.append(arm.robot.status().resets))
+    env = build_env(task, arm.robot, obs="state", clock=clock, truth=arm.truth, device=hand)
+    env.reset(seed=0)
+    hand.readings = [push(0.5), gone, gone, *[gone] * 5, push(0.5), push(0.5), push(), push(0.5)]
+    assert [env.step(PROPOSAL)[3] for _ in range(3)] == [False, False, True]
+    home.clear()
+    env.reset(seed=1)
+    assert home[:9] == [1] * 9 and arm.robot.status().resets == 2 and not hand.readings
+    assert env.step(PROPOSAL)[4]["who"] == "policy"
+
+
+def test_a_wait_for_a_lost_device_ends_when_it_is_asked_to():
+    """Guards against an actor that can only be killed, and against an arm that moves when it ends."""
+    arm, hand, left = Arm(), Hand(), [8]
+
+    def stop() -> bool:
+        left[0] -= lost
+        return left[0] <= 0
+
+    lost = False
+    env = build_env(REACH, arm.robot, obs="state", clock=arm.clock(), truth=arm.truth, device=hand, stop=stop)
+    env.reset(seed=0)
+    hand.readings = [push(0.5), *[push(connected=False)] * 99]
+    for _ in range(2):
+        env.step(PROPOSAL)
+    lost = True
+    env.reset(seed=1)
+    assert arm.robot.status().resets == 1 and len(hand.readings) > 80
 
 
 def test_without_a_takeover_a_lost_device_is_said_and_the_policy_goes_on():

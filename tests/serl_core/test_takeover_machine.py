@@ -99,14 +99,17 @@ def test_a_lost_device_neither_begins_a_takeover_nor_leads_one(change: dict, nam
     assert logic.update(replace(push(0.9), **change), 0.2) == 0 and logic.device == name and logic.leads == ("nobody",)
 
 
-def test_a_reset_ends_a_takeover_also_one_whose_device_is_lost() -> None:
-    """Guards the next episode against an arm that stands still for ever."""
+def test_a_reset_ends_a_takeover_but_not_the_loss_of_its_device() -> None:
+    """Guards the next episode: the policy does not go on with what the person was preventing when the device went."""
     logic = TakeoverMachine()
     logic.update(push(0.9), 0.0)
-    logic.update(replace(push(), connected=False), 0.1)
     logic.reset()
-    assert logic.update(push(), 0.2) == -1 and logic.states == (State.POLICY,)
-    assert logic.update(push(0.9), 0.3) == 1
+    assert logic.update(push(), 0.1) == -1 and logic.states == (State.POLICY,)
+    logic.update(push(0.9), 0.2)
+    logic.update(replace(push(), connected=False), 0.3)
+    logic.reset()
+    assert logic.update(push(), 0.4) == 2 and logic.leads == ("nobody",) and logic.lost
+    assert logic.update(push(0.9), 0.5) == 2 and logic.leads == ("operator",) and not logic.lost
 
 
 @pytest.mark.parametrize(
