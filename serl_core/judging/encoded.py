@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from serl_core.config import ConfigError
-from serl_core.judging.labelled import VOID, Recorded
+from serl_core.judging.labelled import VOID, By, Recorded
 from serl_core.nets.encoders import FRAME
 from serl_core.nets.frames import crops
 from serl_core.nets.trunks import FrozenTrunk
@@ -24,12 +24,16 @@ Halves = npt.NDArray[np.float16]
 
 @dataclass(frozen=True)
 class Place:
-    """Where a frame comes from; ``step`` is the step that led to it, −1 for an episode's first."""
+    """Where a frame comes from; ``step`` is the step that led to it, −1 for an episode's first.
+
+    ``by`` is what says of which class it is.
+    """
 
     folder: Path
     actor: str
     episode: int
     step: int
+    by: By = "verdict"
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def gather(episodes: Iterable[Recorded], files: FeatureFiles, cameras: tuple[str
         labels.append(episode.labels[used])
         trusted.append(episode.trusted[used])
         owners.append(np.full(len(used), number, np.int64))
-        places += [Place(episode.folder, episode.actor, episode.episode, int(frame) - 1) for frame in used]
+        places += [Place(episode.folder, episode.actor, episode.episode, int(frame) - 1, episode.by) for frame in used]
         bar.advance(note=f"{len(places)} frames")
     if not places:
         raise ConfigError("no frame has a class: every episode given awaits its verdict, or was discarded")

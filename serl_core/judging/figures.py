@@ -99,7 +99,7 @@ def _further(report: Mapping[str, Any], which: str) -> list[str]:
     classes = {name: one[which] for name, one in report["classes"].items() if name != report["success"]}
     return [
         f'class "{name}": {_frames(found)}; confirmed in {found["confirmed"]} of {found["good_episodes"]} episodes '
-        f"with it, {found['early']} of them early; in {found['false_successes']} of {found['failed_episodes']} without it"
+        f"with it, {found['early']} of them early, in {found['false_successes']} of {found['failed_episodes']} others"
         for name, found in classes.items()
     ]
 

@@ -102,16 +102,25 @@ def _card(mistake: Mistake, images: Images) -> str:
 
 
 def _advice(mistake: Mistake) -> str:
-    """How to say that the label is wrong."""
-    place = mistake.place
-    where = f"{shlex.quote(str(place.folder))} VERDICT --actor {shlex.quote(place.actor)} --episode {place.episode}"
-    if mistake.believed == "success" and place.step >= 0:
-        command = f"serl label {where} --step {place.step}".replace("VERDICT", "success", 1)
-    elif mistake.labelled == "success":
-        command = f"serl label {where}".replace("VERDICT", "failure", 1)
-    else:
-        return "If the label is wrong, the recording belongs to another class: move it there, or leave it out."
-    return f"If the label is wrong: <code>{html.escape(command)}</code> and train again."
+    """How to say that the label is wrong: a command of ``serl label``, and what exactly it does."""
+    place, found = mistake.place, mistake.believed == "success" and mistake.place.step >= 0
+    if place.by != "folder" and found:
+        kept = "every other frame keeps its label" if place.by == "kind" else "the success begins here, none before it"
+        return _command(place, "success", f"If this frame shows a success ({kept})", f" --step {place.step}")
+    if place.by == "verdict" and mistake.labelled == "success":
+        return _command(place, "failure", "If no frame of the episode shows a success")
+    either = (
+        "move it to the folder of its class, or leave all of it out" if place.by == "folder" else "leave all of it out"
+    )
+    return _command(
+        place, "discarded", f"No command corrects this frame alone. If the recording is not to be used, {either}"
+    )
+
+
+def _command(place: Place, verdict: str, when: str, options: str = "") -> str:
+    who = f"--actor {shlex.quote(place.actor)} --episode {place.episode}"
+    command = f"serl label {shlex.quote(str(place.folder))} {verdict} {who}{options}"
+    return f"{when}: <code>{html.escape(command)}</code> and train again."
 
 
 def data_uri(image: npt.NDArray[np.uint8]) -> str:

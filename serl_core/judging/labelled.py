@@ -2,14 +2,19 @@
 
 A frame is named by its episode and the step that led to it, −1 for the first one. Of an episode
 with a success the frames before it are none, those after a verdict's step are void, since nobody looked at them.
+
+Of a recording that was made to show one class (``serl record --kind success`` or ``failure``) every frame is of that
+class. There a success with its step is a word on the frame that the step led to, and on no other; several of them hold
+together. A failure, which has no step, is a word on all frames; "pending" and "discarded" leave the recording out, and
+whatever was said before them is forgotten.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +27,10 @@ from serl_core.types import EpisodeStart, Obs, Record, Step
 OTHER, SUCCESS = 0, 1  # classes of a binary classifier
 BINARY = ("other", "success")
 VOID = -1
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+By = Literal["verdict", "kind", "folder"]  # what says of which class the frames of an episode are
+Sayings = Mapping[tuple[str, int], Sequence[Label]]  # verdicts by actor and episode, the oldest first
 KINDS = {"success": "success", "failure": "other"}  # recordings in which every frame is of one class, by their kind
 REACTION = 3  # steps by which a person's verdict comes late: frames that may show a success already
 
@@ -36,7 +45,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Recorded:
-    """One episode: where it is, the class of each frame, and the frames themselves.
+    """One episode: where it is, the class of each frame, what says so, and the frames themselves.
 
     ``labels`` (T,) int64, `VOID` for a frame that is not used; ``trusted`` (T,) bool: a person said so, against what
     was thought before. Frame t was led to by step t − 1.
@@ -46,8 +55,9 @@ class Recorded:
     actor: str
     episode: int
     meta: Mapping[str, Any]
-    labels: npt.NDArray[np.int64]
-    trusted: npt.NDArray[np.bool_]
+    by: By
+    labels: Ints
+    trusted: Bools
     frames: tuple[Obs, ...]
 
     @property
@@ -79,12 +89,14 @@ def class_names(sources: Iterable[Source]) -> tuple[str, ...]:
 def recorded(source: Source, classes: tuple[str, ...]) -> Iterator[Recorded]:
     """Its episodes in the order in which they began. Nothing on disk is changed."""
     store = EpisodeStore(source.folder)
-    verdicts = store.labels.newest()
+    sayings: dict[tuple[str, int], list[Label]] = {}
+    for label in store.labels.news():
+        sayings.setdefault((label.actor, label.episode), []).append(label)
     running: dict[str, tuple[EpisodeStart, list[Step]]] = {}
     for record in store.records(as_recorded=True):
-        yield from _take(record, running, source, classes, verdicts)
+        yield from _take(record, running, source, classes, sayings)
     for start, steps in running.values():  # whose actor died: frames are frames
-        yield from _episode(start, steps, source, classes, verdicts)
+        yield from _episode(start, steps, source, classes, sayings)
 
 
 def _take(
@@ -92,13 +104,13 @@ def _take(
     running: dict[str, tuple[EpisodeStart, list[Step]]],
     source: Source,
     classes: tuple[str, ...],
-    verdicts: Mapping[tuple[str, int], Label],
+    sayings: Sayings,
 ) -> Iterator[Recorded]:
     if isinstance(record, EpisodeStart):
         before = running.pop(record.actor, None)
         running[record.actor] = (record, [])
         if before is not None:
-            yield from _episode(*before, source, classes, verdicts)
+            yield from _episode(*before, source, classes, sayings)
     elif record.actor in running and not record.aborted:
         steps = running[record.actor][1]
         if record.step == len(steps):  # after a damaged record the rest of its episode is left out
@@ -110,32 +122,45 @@ def _episode(
     steps: list[Step],
     source: Source,
     classes: tuple[str, ...],
-    verdicts: Mapping[tuple[str, int], Label],
+    sayings: Sayings,
 ) -> Iterator[Recorded]:
-    label = verdicts.get((start.actor, start.episode))
-    if label is not None and label.verdict in ("pending", "discarded"):
+    said = sayings.get((start.actor, start.episode), ())
+    if said and said[-1].verdict in ("pending", "discarded"):
         return
-    named = source.name or _whole(start, label)
-    if named:
-        labels = np.full(len(steps) + 1, classes.index(named), np.int64)
-        trusted = np.zeros(len(labels), np.bool_)
-    else:
-        labels, trusted = judged_frames(start, steps, label)
+    by, (labels, trusted) = _labelled(start, steps, source, classes, said)
     frames = (start.obs, *(step.next_obs for step in steps))
-    yield Recorded(source.folder, start.actor, start.episode, start.meta, labels, trusted, frames)
+    yield Recorded(source.folder, start.actor, start.episode, start.meta, by, labels, trusted, frames)
 
 
-def _whole(start: EpisodeStart, label: Label | None) -> str:
-    """The class of all frames of an episode that was recorded to show one; a later verdict is on all of them."""
+def _labelled(
+    start: EpisodeStart, steps: list[Step], source: Source, classes: tuple[str, ...], said: Sequence[Label]
+) -> tuple[By, tuple[Ints, Bools]]:
+    """What says of which class the frames are, and what it says: `Recorded.labels` and `Recorded.trusted`."""
     kind = str(start.meta.get("kind", ""))
-    if kind not in KINDS or label is None:
-        return KINDS.get(kind, "")
-    return "success" if label.verdict == "success" else "other"
+    if source.name:
+        count = len(steps) + 1
+        return "folder", (np.full(count, classes.index(source.name), np.int64), np.zeros(count, np.bool_))
+    if kind in KINDS:
+        return "kind", whole_frames(kind, len(steps) + 1, said)
+    return "verdict", judged_frames(start, steps, said[-1] if said else None)
 
 
-def judged_frames(
-    start: EpisodeStart, steps: list[Step], label: Label | None
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def whole_frames(kind: str, count: int, said: Sequence[Label]) -> tuple[Ints, Bools]:
+    """The class of each of ``count`` frames that were recorded to show one, and which of them a person corrected."""
+    recorded_as = BINARY.index(KINDS[kind])
+    labels, trusted = np.full(count, recorded_as, np.int64), np.zeros(count, np.bool_)
+    for label in said:
+        if label.verdict == "success":
+            frame = slice(label.step + 1, label.step + 2)
+            trusted[frame] |= (labels[frame] != SUCCESS) & (label.source == "person")
+            labels[frame] = SUCCESS
+        else:
+            labels[:] = OTHER if label.verdict == "failure" else recorded_as
+            trusted[:] = False
+    return labels, trusted
+
+
+def judged_frames(start: EpisodeStart, steps: list[Step], label: Label | None) -> tuple[Ints, Bools]:
     """The class of each frame (T,), and which of them a person corrected (T,)."""
     claimed = np.array([False, *(step.success for step in steps)])
     for step in steps:

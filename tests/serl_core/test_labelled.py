@@ -59,10 +59,34 @@ def test_an_episode_that_nobody_vouches_for_is_not_used(tmp_path, verdict):
     ("kind", "verdict", "classes"), [("success", "", 1), ("failure", "", 0), ("success", "failure", 0)]
 )
 def test_recordings_of_one_class_are_of_one_class(tmp_path, kind, verdict, classes):
-    """Guards frames recorded to show success, and a later verdict on them, which is on all."""
+    """Guards frames recorded to show success, and a later failure, which has no step and is on all of them."""
     labels = [label(verdict)] if verdict else []
     (found,) = episode(tmp_path, *labels, meta={"kind": kind}, claimed=[False] * 6)
     assert set(found.labels.tolist()) == {classes}
+
+
+RECORDER = {"failure": [("discarded", -1), ("failure", -1)], "success": [("discarded", -1), ("success", 0)]}
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "classes", "corrected"),
+    [
+        ("failure", [("success", 4)], [0, 0, 0, 0, 0, 1, 0], [5]),
+        ("failure", [("success", 4), ("success", 1)], [0, 0, 1, 0, 0, 1, 0], [2, 5]),
+        ("failure", [("success", 4), ("failure", -1)], [0] * 7, []),
+        ("failure", [("success", 4), ("discarded", -1), ("success", 1)], [0, 0, 1, 0, 0, 0, 0], [2]),
+        ("success", [("success", 0)], [1] * 7, []),
+        ("success", [("failure", -1), ("success", 2)], [0, 0, 0, 1, 0, 0, 0], [3]),
+        ("success", [("failure", -1), ("discarded", -1), ("success", 2)], [1] * 7, []),
+    ],
+)
+def test_a_word_on_one_frame_of_a_recording_of_one_class_is_on_no_other(tmp_path, kind, said, classes, corrected):
+    """Guards every other frame of such a recording: one correction made all of them examples of the wrong class."""
+    before = [label(verdict, step, "recorder") for verdict, step in RECORDER[kind]]
+    said = [label(verdict, step) for verdict, step in said]
+    (found,) = episode(tmp_path, *before, *said, meta={"kind": kind}, claimed=[False] * 6)
+    assert found.labels.tolist() == classes and found.by == "kind"
+    assert [n for n, sure in enumerate(found.trusted) if sure] == corrected
 
 
 def test_a_folder_may_name_the_class_of_all_its_frames(tmp_path):
