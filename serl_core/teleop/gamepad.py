@@ -94,10 +94,14 @@ class Gamepad:
         path = self._path or only(find_pads(self._root)).path
         try:
             self._pad = opener(path)
+            self._decoder = Decoder(self._pad.capabilities(absinfo=True), f"{self._pad.name} at {path}")
+            self._decoder.synchronise(self._pad)
         except OSError as error:
+            self.close()
             raise DeviceError(_remedy(error, path, find_pads(self._root))) from error
-        self._decoder = Decoder(self._pad.capabilities(absinfo=True), f"{self._pad.name} at {path}")
-        self._decoder.synchronise(self._pad)
+        except DeviceError:
+            self.close()
+            raise
         self._begun = True  # what is held already is told by the first poll, no event will
         self.label = f"{self._pad.name} at {path}"
 

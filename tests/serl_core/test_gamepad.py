@@ -97,6 +97,23 @@ def test_a_pad_that_is_gone_lets_go():
         until(lambda: reader.read().twist[1] == 1.0)
 
 
+def test_a_pad_that_goes_while_it_is_opened_again_still_comes_back(monkeypatch):
+    """A loose cable is lost again at once: the thread that reopens it must outlive that, or only a restart helps."""
+    first, second, third = piped_pad(), piped_pad(), piped_pad()
+    pads = [third, second, first]
+
+    def vanish(code: int) -> None:
+        raise OSError(errno.ENODEV, "No such device")
+
+    monkeypatch.setattr(second, "absinfo", vanish)
+    with Reader(Gamepad("/dev/input/event5", opener=lambda path: pads.pop())) as reader:
+        first.unplug()
+        until(lambda: not pads)
+        third.send(GRIP_DOWN, (AXIS, 0x00, -32768))
+        until(lambda: reader.read().twist[1] == 1.0)
+    assert second.fd is None  # not left open
+
+
 def test_what_is_no_gamepad_is_refused():
     """A pad in its mode D has other axes under the same numbers."""
     with pytest.raises(DeviceError, match="mode X"):
