@@ -15,7 +15,7 @@ from typing import Any, Literal
 import gymnasium as gym
 
 from robot_servers.keys import load_client_keys
-from serl_core.advice import Learner, advisor_for
+from serl_core.advice import Advisor, Learner, advisor_for
 from serl_core.attendance import Attendance, attending
 from serl_core.config import Observation
 from serl_core.envs.attention import Attended, attended
@@ -36,7 +36,7 @@ from serl_core.session import connected, episode_meta, make_env
 from serl_core.summary import Tally
 from serl_core.tasks import load_task
 from serl_core.transport import ActorLink, LinkError, LinkStatus
-from serl_core.types import EpisodeStart, Record
+from serl_core.types import EpisodeStart, Judgement, Record
 from serl_core.verdicts import Verdicts
 
 log = logging.getLogger(__name__)
@@ -168,9 +168,9 @@ class EpisodeLog:
 
 
 class Board:
-    """Shows a person how the run stands, with every record; ``status`` is what the console shows.
+    """Shows a person how the run stands, with every record and every verdict; ``status`` is what the console shows.
 
-    ``version`` tells that of the weights that act.
+    To be told of both after ``tally``. ``version`` tells that of the weights that act.
     """
 
     def __init__(self, status: dict[str, Any], tally: Tally, version: Callable[[], int]) -> None:
@@ -179,16 +179,18 @@ class Board:
         self._version = version
 
     def __call__(self, record: Record) -> None:
-        episodes = self._tally.episodes[-RECENT:]
+        self._status |= {"episode": record.episode, "weights": self._version(), **self._rates()}
+
+    def judge(self, judgement: Judgement) -> None:
+        """A verdict has changed what counts."""
+        self._status |= self._rates()
+
+    def _rates(self) -> dict[str, str]:
+        episodes = [episode for episode in self._tally.episodes[-RECENT:] if not episode.discarded]
         successes = sum(episode.success for episode in episodes)
         steps = sum(episode.steps for episode in episodes)
         helped = sum(episode.operator_steps for episode in episodes) / steps if steps else 0.0
-        self._status |= {
-            "episode": record.episode,
-            "successes": f"{successes}/{len(episodes)}",
-            "helped": f"{helped:.0%}",
-            "weights": self._version(),
-        }
+        return {"successes": f"{successes}/{len(episodes)}", "helped": f"{helped:.0%}"}
 
 
 def learner_behind(link: ActorLink) -> Learner:
@@ -246,8 +248,9 @@ def act(
     already = steps_so_far(link) if config.resume else 0
     lockstep = session.robot.metadata.clock == "lockstep"
     tally, latency = Tally(), Latency(None if lockstep else 1.0 / task.control_hz)
-    verdicts = Verdicts(link.send, config.who)
-    ears.listeners.append(lambda said, running: verdicts.hear(said))
+    board = Board(ears.status, tally, lambda: policy.version)
+    advisor = advisor_for(task, lambda: learner_behind(link), say=print, show=ears.status.update)
+    verdicts = heard_verdicts(there, config.who, link.send, tally, board, advisor)
     env = attended_env(config, task, there, stop, judge, helping)
     metrics = Metrics(config.run_dir / "metrics" / "actor.jsonl")
     rollout(
@@ -259,9 +262,9 @@ def act(
             verdicts,
             tally,
             EpisodeLog(tally, metrics, policy, already, further=latency.take),
-            Board(ears.status, tally, lambda: policy.version),
+            board,
             *audits(judge, Metrics(config.run_dir / "metrics" / "judge.jsonl")),
-            advisor_for(task, lambda: learner_behind(link), say=print, show=ears.status.update),
+            advisor,
         ],
         identity=Identity(link.session),
         seeds=attended(training_seeds(config.seed, already), ears),
@@ -269,6 +272,20 @@ def act(
         budget=max(0, config.env_steps - already) if config.env_steps else None,
         meta={**episode_meta(session, task, config.obs), **helping.meta},
     )
+
+
+def heard_verdicts(
+    there: Attendance,
+    who: str,
+    send: Callable[[Judgement], object],
+    tally: Tally,
+    board: Board,
+    advisor: Advisor,
+) -> Verdicts:
+    """What a person says of episodes, on its way to the store and to everybody here who counts successes."""
+    verdicts = Verdicts((send, tally.judge, board.judge, advisor.judge), who)
+    there.ears.listeners.append(lambda said, running: verdicts.hear(said))
+    return verdicts
 
 
 def attended_env(

@@ -17,7 +17,7 @@ from typing import Any, final
 
 from serl_core.course import TRACK, Course, Place, place_of
 from serl_core.pairs import AnyTask
-from serl_core.types import EpisodeStart, Record, Step
+from serl_core.types import EpisodeStart, Judgement, Record, Step
 
 log = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ def _duration(seconds: float) -> str:
 
 @final
 class Advisor:
-    """Listens to a rollout; ``advice`` is the present one, which stands for `DWELL` s at least.
+    """Listens to a rollout, and by `judge` to what a person says of it; ``advice`` stands for `DWELL` s at least.
 
     ``axes`` and ``place`` as in `Course`. ``learner`` tells how that does. ``say`` gets a line at the end of an episode
     when the advice has changed that is not of a moment, ``show`` gets `status` with every record. ``now`` is monotonic.
@@ -192,9 +192,15 @@ class Advisor:
         self.course(record)
         begins = isinstance(record, EpisodeStart)  # what was advised for a moment is over
         ends = isinstance(record, Step) and (record.terminated or record.truncated)
-        self._advise(self._rules(self.course, self._learner()), begins, ends)
+        self._advise(self._rules(self.course, self._learner()), begins, begins or ends)
         if ends:
             self._report()
+        self._show(self.status())
+
+    def judge(self, judgement: Judgement) -> None:
+        """A verdict on an episode: the figures follow, and the advice that rests on them."""
+        self.course.judge(judgement)
+        self._advise(self._rules(self.course, self._learner()), begins=False, figures=True)
         self._show(self.status())
 
     def status(self) -> dict[str, Any]:
@@ -209,10 +215,10 @@ class Advisor:
             "UTD": f"{learner.utd:.1f} of {learner.utd_wanted:g}" if learner.utd_wanted else "",
         }
 
-    def _advise(self, advice: Advice, begins: bool, ends: bool) -> None:
-        """Within an episode the sentence changes with the kind only: figures that count up are in the status."""
+    def _advise(self, advice: Advice, begins: bool, figures: bool) -> None:
+        """Unless the ``figures`` are news, the sentence changes with its kind only: what counts up is in the status."""
         if advice.kind is self.advice.kind:
-            self.advice = advice if begins or ends else self.advice
+            self.advice = advice if figures else self.advice
         elif begins or self._now() - self._since >= DWELL:
             self.advice, self._since = advice, self._now()
 

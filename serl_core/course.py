@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias, final
 
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from robot_servers.interface import Array
 from serl_core.envs.arm import PROPRIOCEPTION
 from serl_core.pairs import AnyTask
-from serl_core.types import EpisodeStart, Obs, Record, Step
+from serl_core.types import EpisodeStart, Judgement, Obs, Record, Step
 
 EPISODES = 20  # of which rates are taken
 HANDS = 500  # steps of which the operator's share is taken
@@ -45,11 +45,13 @@ def place_of(task: AnyTask) -> Place:
 
 @dataclass(frozen=True)
 class Ended:
-    """One episode that is over."""
+    """One episode that is over; ``at``: steps of the run and time at its end."""
 
+    number: int
     steps: int
     success: bool
     helped: bool
+    at: tuple[int, float]
 
     @property
     def alone(self) -> bool:
@@ -59,7 +61,10 @@ class Ended:
 
 @final
 class Course:
-    """Listens to a rollout. ``axes``: how many leading entries of an action move an arm. ``now`` is monotonic, s."""
+    """Listens to a rollout, and by `judge` to a person. ``now`` is monotonic, s.
+
+    ``axes``: how many leading entries of an action move an arm.
+    """
 
     def __init__(self, axes: int, place: Place, now: Callable[[], float]) -> None:
         self._axes = axes
@@ -73,18 +78,40 @@ class Course:
         self._hands: deque[bool] = deque(maxlen=HANDS)
         self._saturated: deque[float] = deque(maxlen=ACTIONS)
         self._places: deque[Array] = deque(maxlen=TRACK + 1)
-        self._alone_at = (0, now())  # steps and time at the last success on its own, or the beginning
-        self._ever_alone = False
-        self._length, self._helped = 0, False
+        self._begun = (0, now())
+        self._alone: list[Ended] = []  # every success on its own, in the order of the episodes
+        self._early: Judgement | None = None  # on the running episode
+        self._running, self._length, self._helped = -1, 0, False
 
     def __call__(self, record: Record) -> None:
         if isinstance(record, EpisodeStart):
+            self._running, self._early = record.episode, None
             self._length, self._helped, self.led = 0, False, 0
             self._let_go(record.obs)
         elif not record.aborted:
             self._step(record)
         if isinstance(record, Step) and (record.terminated or record.truncated):
             self._end(record)
+
+    def judge(self, judgement: Judgement) -> None:
+        """A verdict on an episode, also on the running one: it counts in place of what was recorded."""
+        if judgement.episode == self._running:
+            self._early = judgement
+            return
+        if judgement.verdict == "pending":
+            return
+        found = [place for place, ended in enumerate(self.episodes) if ended.number == judgement.episode]
+        self._alone = [ended for ended in self._alone if ended.number != judgement.episode]
+        for place in found:
+            self._correct(place, judgement)
+
+    def _correct(self, place: int, judgement: Judgement) -> None:
+        if judgement.verdict == "discarded":
+            del self.episodes[place]
+            return
+        self.episodes[place] = ended = replace(self.episodes[place], success=judgement.verdict == "success")
+        if ended.alone:
+            self._alone = sorted([*self._alone, ended], key=lambda one: one.number)
 
     def _step(self, step: Step) -> None:
         leads = step.who != "policy"
@@ -105,11 +132,14 @@ class Course:
         self._places.append(self._place(obs))
 
     def _end(self, step: Step) -> None:
-        ended = Ended(self._length, step.success, self._helped)
+        ended = Ended(step.episode, self._length, step.success, self._helped, (self.steps, self._now()))
         self.episodes.append(ended)
         self.ended += 1
         if ended.alone:
-            self._alone_at, self._ever_alone = (self.steps, self._now()), True
+            self._alone.append(ended)
+        early, self._early, self._running = self._early, None, -1
+        if early is not None:
+            self.judge(early)
 
     # ── figures ──────────────────────────────────────────────────────────────────────────────────
 
@@ -141,11 +171,11 @@ class Course:
     @property
     def ever_alone(self) -> bool:
         """Whether there was a success without help."""
-        return self._ever_alone
+        return bool(self._alone)
 
     def since_alone(self) -> tuple[int, float]:
         """Steps and seconds since the last success without help, or since the beginning."""
-        steps, moment = self._alone_at
+        steps, moment = self._alone[-1].at if self._alone else self._begun
         return self.steps - steps, self._now() - moment
 
     def path(self, steps: int) -> float | None:

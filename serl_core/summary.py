@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from serl_core.types import EpisodeStart, Record, Step
+from serl_core.types import EpisodeStart, Judgement, Record, Step
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
@@ -33,10 +33,11 @@ class EpisodeFigures:
     operator_steps: int
     takeovers: int
     total_steps: int  # of the session, this episode included
+    discarded: bool = False  # by a person: it counts as nothing
 
 
 class Tally:
-    """Listens to a rollout and counts episodes, successes and the operator's part."""
+    """Listens to a rollout, by `judge` to a person too, and counts episodes, successes and the operator's part."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -44,10 +45,12 @@ class Tally:
         self.episodes: list[EpisodeFigures] = []
         self.takeovers: set[tuple[str, int]] = set()
         self._episode_steps: list[Step] = []
+        self._running = -1
+        self._early: Judgement | None = None  # on the running episode
 
     def __call__(self, record: Record) -> None:
         if isinstance(record, EpisodeStart):
-            self._episode_steps = []
+            self._episode_steps, self._running, self._early = [], record.episode, None
             return
         self.steps += 1
         self.operator_steps += record.who == "operator"
@@ -56,6 +59,17 @@ class Tally:
             self.takeovers.add((record.actor, record.takeover))
         if record.terminated or record.truncated:
             self.episodes.append(self._figures(record))
+            early, self._early, self._running = self._early, None, -1
+            if early is not None:
+                self.judge(early)
+
+    def judge(self, judgement: Judgement) -> None:
+        """A verdict on an episode, also on the running one: it counts in place of what was recorded."""
+        if judgement.episode == self._running:
+            self._early = judgement
+        elif judgement.verdict != "pending":
+            said = {"success": judgement.verdict == "success", "discarded": judgement.verdict == "discarded"}
+            self.episodes = [replace(e, **said) if e.episode == judgement.episode else e for e in self.episodes]
 
     def _figures(self, last: Step) -> EpisodeFigures:
         steps = self._episode_steps
@@ -69,18 +83,23 @@ class Tally:
         )
 
     @property
+    def counted(self) -> list[EpisodeFigures]:
+        """All but the discarded ones."""
+        return [episode for episode in self.episodes if not episode.discarded]
+
+    @property
     def successes(self) -> int:
         """Successful episodes so far."""
         return sum(episode.success for episode in self.episodes)
 
     def evaluation(self) -> dict[str, Any]:
         """The ``eval`` part of a summary: successes with Wilson bounds, and the mean steps of a success."""
-        low, high = wilson(self.successes, len(self.episodes))
+        low, high = wilson(self.successes, len(self.counted))
         steps = [episode.steps for episode in self.episodes if episode.success]
         return {
-            "episodes": len(self.episodes),
+            "episodes": len(self.counted),
             "successes": self.successes,
-            "success_rate": self.successes / max(1, len(self.episodes)),
+            "success_rate": self.successes / max(1, len(self.counted)),
             "wilson_low": low,
             "wilson_high": high,
             "mean_success_steps": sum(steps) / len(steps) if steps else None,

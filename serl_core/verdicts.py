@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import final
 
@@ -41,16 +41,16 @@ class _Meaningless(Exception):
 
 @final
 class Verdicts:
-    """Listens to a rollout, and to a person by `hear`; ``send`` gets each verdict behind the records of its episode.
+    """Listens to a rollout, and to a person by `hear`; all of ``told`` get each verdict.
 
     To be told of a record after whoever sends it. ``who`` is the name of the person, ``complain`` is told in one line
     of what cannot be meant. Everything happens in the loop's thread; recorded data is not touched.
     """
 
     def __init__(
-        self, send: Callable[[Judgement], object], who: str, complain: Callable[[str], object] = log.error
+        self, told: Sequence[Callable[[Judgement], object]], who: str, complain: Callable[[str], object] = log.error
     ) -> None:
-        self._send = send
+        self._told = tuple(told)
         self._who = who
         self._complain = complain
         self._running: _Episode | None = None
@@ -152,4 +152,6 @@ class Verdicts:
         step = at if verdict == "success" else -1
         episode.success = step
         about = (episode.actor, episode.number, verdict, step)
-        self._send(Judgement(*about, self._who, said.wall_time, wrong, at if wrong else -1))
+        judgement = Judgement(*about, self._who, said.wall_time, wrong, at if wrong else -1)
+        for tell in self._told:
+            tell(judgement)

@@ -11,7 +11,8 @@ from link_records import step
 from person_parts import Script, in_order
 
 from examples.benchmarks.ports import free_address
-from serl_core.actor import Board, Config, Recorder, attended_env
+from serl_core.actor import Board, Config, Recorder, attended_env, heard_verdicts
+from serl_core.advice import advisor_for
 from serl_core.attendance import attended_by
 from serl_core.envs.attention import attended
 from serl_core.rollout import Decision, Identity, rollout
@@ -20,7 +21,6 @@ from serl_core.summary import Tally
 from serl_core.teleop.console import Event
 from serl_core.transport import ActorLink, LearnerLink
 from serl_core.types import Judgement, Message
-from serl_core.verdicts import Verdicts
 
 
 def test_without_a_learner_the_actor_acts_on_and_says_so(tmp_path: Path) -> None:
@@ -69,18 +69,21 @@ def test_what_is_said_at_the_console_ends_the_actors_episode_and_travels(tmp_pat
     session = Session(arm.robot, arm.clock(), arm.truth)
     there = attended_by(session, console, Hand([push()] * 9 + [push(0.5)] * 2), lambda: False, lambda seconds: None)
     task, tally = replace(REACH, max_steps=12), Tally()
-    verdicts = Verdicts(sent.append, "anna")
-    there.ears.listeners.append(lambda said, running: verdicts.hear(said))
+    board = Board(there.ears.status, tally, lambda: 7)
+    advisor = advisor_for(task, show=there.ears.status.update)
+    verdicts = heard_verdicts(there, "anna", sent.append, tally, board, advisor)
     rollout(
         attended_env(Config(tmp_path, operator="none"), task, there, lambda: False),
         lambda obs: Decision(np.zeros(task.action_dim, np.float32)),
-        [lambda record: sent.append(record), verdicts, tally, Board(there.ears.status, tally, lambda: 7)],
+        [lambda record: sent.append(record), verdicts, tally, board, advisor],
         identity=Identity("a"),
         seeds=attended(range(5), there.ears),
         stop=there.ears.over,
     )
-    assert [(one.success, one.steps < 12) for one in tally.episodes] == [(True, True), (False, False)]
+    assert [(one.success, one.steps < 12) for one in tally.episodes] == [(False, True), (False, False)]
     assert tally.operator_steps > 0
     denied = [one for one in sent if isinstance(one, Judgement)]
     assert [(one.episode, one.verdict, one.who) for one in denied] == [(0, "failure", "anna")]
-    assert console.shown[-1]["successes"] == "1/1" and console.shown[-1]["weights"] == 7
+    told = [one["successes"] for one in console.shown if "successes" in one]
+    assert [*dict.fromkeys(told)] == ["0/0", "1/1", "0/1"] and console.shown[-1]["weights"] == 7
+    assert advisor.course.successes == 0 and console.shown[-1]["on its own"].startswith("0 of")

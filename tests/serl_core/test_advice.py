@@ -14,6 +14,7 @@ from link_records import start, step
 from serl_core.advice import DWELL, EXPLORE, EXPLORED, LED, LONG, Advisor, Kind, Latch, Learner, advisor_for
 from serl_core.course import place_of
 from serl_core.tasks import load_task
+from serl_core.types import Judgement, Verdict
 
 MOVES = 1.0  # full steps per step
 PERIOD = 0.1  # s
@@ -74,6 +75,11 @@ class Run:
     def steps(self, count: int, **how) -> Kind:
         for _ in range(count):
             self.step(**how)
+        return self.kind
+
+    def judge(self, episode: int, verdict: Verdict) -> Kind:
+        self.advisor.judge(Judgement("a", episode, verdict, 9 if verdict == "success" else -1, "anna", 0.0))
+        self._note()
         return self.kind
 
     def episode(self, success: bool, helped: bool = False, length: int = 10) -> Kind:
@@ -148,6 +154,59 @@ def test_a_long_time_without_a_success_of_its_own(ever):
     assert ("reward" in run.advisor.advice.text) != ever and "steps (2 min)" in run.advisor.advice.text
     run.time += DWELL
     assert run.episode(success=True) not in (Kind.LOST, Kind.NEVER)
+
+
+def test_successes_that_are_denied_are_no_reason_to_keep_hands_off():
+    """Guards against praise for a policy that pleases a judge which is wrong: the person has said so each time."""
+    run = Run()
+    for number in range(10):
+        run.episode(success=True)
+        run.judge(number, "failure")
+    assert run.kind is not Kind.ALONE and run.shown["on its own"] == "0 of 10"
+    assert run.advisor.course.since_alone()[0] == 100 and not run.advisor.course.ever_alone
+    for number in range(10):
+        run.judge(number, "success")  # taken back: as if never said
+    run.time += DWELL
+    assert run.step() is Kind.ALONE and run.advisor.course.since_alone()[0] == 1
+
+
+def test_a_denied_success_uncovers_the_one_before_it():
+    """Guards "time since a success of its own", which a false success must not reset, nor a helped one."""
+    run = Run()
+    for success, helped in ((True, False), (True, True), (True, False)):
+        run.episode(success=success, helped=helped)
+    course = run.advisor.course
+    assert course.since_alone()[0] == 0
+    run.judge(2, "failure")
+    assert course.since_alone() == (20, pytest.approx(20 * PERIOD)) and (course.successes, course.alone) == (2, 1)
+    run.judge(1, "failure")
+    run.judge(1, "success")  # it was helped all the same
+    assert course.since_alone()[0] == 20 and (course.successes, course.alone) == (2, 1)
+
+
+def test_a_discarded_episode_counts_as_nothing_and_a_question_changes_nothing():
+    """Guards the rates against episodes that a person took back, and against answers that are not there yet."""
+    run = Run()
+    for _ in range(3):
+        run.episode(success=True)
+    run.judge(2, "pending")
+    assert run.shown["on its own"] == "3 of 3"
+    run.judge(2, "discarded")
+    assert run.shown["on its own"] == "2 of 2" and run.advisor.course.since_alone()[0] == 10
+    run.judge(77, "success")
+    assert run.shown["on its own"] == "2 of 2"
+
+
+def test_a_verdict_on_the_running_episode_counts_when_it_ends():
+    """Guards verdicts that arrive before the record they are about."""
+    run = Run()
+    run.begin()
+    run.steps(5)
+    run.judge(0, "success")
+    assert run.shown["on its own"] == "0 of 0"
+    run.step(truncated=True)
+    assert run.shown["on its own"] == "1 of 1"
+    assert run.episode(success=False) is not None and run.shown["on its own"] == "1 of 2"
 
 
 def test_actions_at_their_limit_are_noticed():

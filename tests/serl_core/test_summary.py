@@ -1,8 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from serl_core.summary import Tally, read_json, wilson, write_json
-from serl_core.types import EpisodeStart, Step
+from serl_core.types import EpisodeStart, Judgement, Step, Verdict
 
 
 def step(index: int, *, last: bool = False, success: bool = False, who: str = "policy", takeover: int = -1) -> Step:
@@ -45,3 +47,20 @@ def test_json_is_replaced_whole(tmp_path):
     write_json(path, {"a": 2})
     assert read_json(path) == {"a": 2}
     assert [entry.name for entry in path.parent.iterdir()] == ["summary.json"]
+
+
+def test_what_a_person_says_of_an_episode_counts_in_place_of_its_record():
+    """Guards the successes shown while it trains: denied, granted while it runs, taken back as a whole, or awaited."""
+    tally = Tally()
+    for number, early in enumerate((None, "success", None)):
+        tally(EpisodeStart("a", number, {}))
+        tally(step(0))
+        if early:
+            tally.judge(Judgement("a", number, early, 1, "anna", 0.0))
+        tally(replace(step(1, last=True, success=number == 2), episode=number))
+    assert [episode.success for episode in tally.episodes] == [False, True, True]
+    denied: list[tuple[int, Verdict]] = [(2, "pending"), (2, "failure"), (1, "discarded")]
+    for number, verdict in denied:
+        tally.judge(Judgement("a", number, verdict, -1, "anna", 0.0))
+    assert [(one.success, one.discarded) for one in tally.episodes] == [(False, False), (False, True), (False, False)]
+    assert tally.evaluation()["episodes"] == 2 and tally.successes == 0

@@ -31,7 +31,7 @@ class Desk:
     def __init__(self) -> None:
         self.sent: list[Judgement] = []
         self.complaints: list[str] = []
-        self.verdicts = Verdicts(self.sent.append, "anna", self.complaints.append)
+        self.verdicts = Verdicts([self.sent.append], "anna", self.complaints.append)
         self.clock = 0.0
 
     def say(self, event: Event) -> None:
