@@ -3,7 +3,9 @@
 The left shoulder button is the dead man's grip: while it is not held nothing moves, and the gripper neither.
 It is also the clutch: as long as it is held, the arm is the person's, also with the sticks at rest.
 Codes and their places on the pad: https://docs.kernel.org/input/gamepad.html. A stick that is held still sends nothing,
-so silence says nothing about it; a pad that is lost takes its device along.
+and a pad that is lost takes its device along; but a wireless one that is out of range may just fall silent and keep its
+last push and grip. So a push without any change for `serl_core.teleop.reader.FROZEN` s counts as lost: hands tremble, end
+stops and the directional pad do not, and can be held for no longer.
 """
 
 from __future__ import annotations

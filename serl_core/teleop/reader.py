@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 PERIOD = 0.003  # s of one poll at most: over 200 of them a second, also while the device is silent
 BACK_OFF = 0.5  # s between attempts to open a device that is gone
+FROZEN = 3.0  # s for which a hand never holds a stick without any change, and a pad that is out of range does
+PUSHED = 0.1  # of the full range: sticks rest that far off their centre, gamepads have a dead band for it
 RATE_WINDOW = 1.0  # s over which rates are measured
 
 
@@ -41,7 +43,8 @@ class Source(Protocol):
 
     label: str  # for people: what it is, and where
     buttons: int  # how many entries its motions have there, also while it is silent or gone: at least `BUTTONS`
-    repeats: bool  # it goes on speaking for as long as it is pushed, so that silence means that something is wrong
+    repeats: bool  # it goes on speaking for as long as it is pushed, so that silence means that something is wrong;
+    # of one that tells of changes only, silence for longer than `FROZEN` s while it is pushed does
 
     def open(self) -> None:
         """Raises `DeviceError`, also if it is open already elsewhere."""
@@ -129,9 +132,10 @@ class Reader:
         seen = self._seen
         if seen.trouble:
             return Reading(self._rest.twist, self._rest.buttons, connected=False, age=self._now() - seen.checked)
-        since = seen.spoke if self._source.repeats and seen.motion.twist.any() else seen.checked
-        motion = seen.motion
-        return Reading(motion.twist, motion.buttons, True, max(0.0, self._now() - since), motion.pressed)
+        now, motion = self._now(), seen.motion
+        doubted = self._frozen(seen, now) or (self._source.repeats and motion.twist.any())
+        age = now - (seen.spoke if doubted else seen.checked)
+        return Reading(motion.twist, motion.buttons, True, max(0.0, age), motion.pressed)
 
     def vitals(self) -> Vitals:
         """For displays."""
@@ -161,10 +165,22 @@ class Reader:
         now = self._now()
         self._polls.count(now)
         if motion is None:
-            self._seen = _Seen(self._seen.motion, self._seen.spoke, now)
+            before = self._seen
+            self._seen = _Seen(before.motion, before.spoke, now)
+            if self._frozen(self._seen, now) and not self._frozen(before, before.checked):
+                log.warning(
+                    "%s is pushed and has not changed for %g s: it counts as lost, as if it were out of range; let go "
+                    "of it and push again (an end stop or a directional pad can be held for no longer)",
+                    self.label,
+                    FROZEN,
+                )
         else:
             self._reports.count(now)
             self._seen = _Seen(motion, now, now)
+
+    def _frozen(self, seen: _Seen, now: float) -> bool:
+        pushed = float(np.abs(seen.motion.twist).max()) > PUSHED
+        return not self._source.repeats and pushed and now - seen.spoke > FROZEN
 
     def _lost(self, trouble: str) -> None:
         if not self._seen.trouble:

@@ -5,7 +5,7 @@ import pytest
 from device_parts import ScriptedSource, pushed, until
 
 from serl_core.teleop.device import DeviceError
-from serl_core.teleop.reader import Motion, Reader
+from serl_core.teleop.reader import FROZEN, Motion, Reader
 
 
 def test_the_newest_motion_is_read():
@@ -38,16 +38,36 @@ def test_a_pushed_device_that_falls_silent_grows_old():
         until(lambda: reader.read().age == 5.0)
 
 
-def test_a_held_stick_does_not_grow_old_without_events():
-    """Gamepads send changes only: a stick that is held still must go on moving the arm."""
+def test_a_held_stick_does_not_grow_old_between_events():
+    """Gamepads send changes only: a stick that is held must go on moving the arm from one tremble to the next."""
     source = ScriptedSource(repeats=False)
     now = [0.0]
     with Reader(source, lambda: now[0]) as reader:
+        for value in (1.0, 0.9, 1.0):
+            source.say(pushed(value=value))
+            until(lambda value=value: reader.read().twist[0] == value)
+            now[0] += 0.9 * FROZEN
+            until(lambda: reader.read().age == 0.0)
+            assert reader.read().twist[0] == value
+
+
+def test_a_push_without_any_change_grows_old(caplog):
+    """A wireless gamepad out of range keeps its last push and its grip, and would lead the arm on for ever."""
+    source = ScriptedSource(repeats=False)
+    now = [0.0]
+    with caplog.at_level(logging.WARNING), Reader(source, lambda: now[0]) as reader:
         source.say(pushed())
-        until(lambda: reader.read().twist.any())
-        now[0] = 5.0
+        until(lambda: bool(reader.read().twist.any()))
+        now[0] = FROZEN + 1.0
+        until(lambda: reader.read().age == FROZEN + 1.0)
+        until(lambda: "counts as lost" in caplog.text)
+        source.say(pushed(value=0.5))
         until(lambda: reader.read().age == 0.0)
-        assert reader.read().twist[0] == 1.0
+        source.say(pushed(value=0.05))
+        until(lambda: reader.read().twist[0] == 0.05)
+        now[0] = 3 * FROZEN
+        until(lambda: reader.read().age == 0.0)  # at rest, off its centre as sticks are, it may be silent
+    assert len(caplog.records) == 1
 
 
 def test_a_device_that_is_unplugged_leaves_no_motion_and_comes_back(caplog):
