@@ -7,9 +7,10 @@ import multiprocessing
 import threading
 from pathlib import Path
 
+from study_parts import FEW, append_some
+
 from examples.benchmarks.interventions import FIELDS, RESULTS, Benchmark, Config
 from examples.benchmarks.rlif_rows import Rows
-from study_parts import FEW, append_some
 
 
 def test_an_older_file_is_read_and_gets_the_new_columns_at_its_end(tmp_path: Path) -> None:
