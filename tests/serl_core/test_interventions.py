@@ -75,7 +75,7 @@ def test_nothing_is_judged_while_the_seeds_differ(tmp_path: Path) -> None:
 
 
 def test_a_row_as_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Guards the command: demonstrations, training under takeovers, the grid, the evaluation; the numbers mean nothing."""
+    """Guards the command: demonstrations, training under takeovers, grid and evaluation; its numbers mean nothing."""
     monkeypatch.setattr(rlif_training, "START_AFTER", 20)
     monkeypatch.setattr(interventions, "GRID", 40)
     monkeypatch.setattr(interventions, "GRID_EPISODES", 1)
