@@ -92,7 +92,7 @@ def attending(
     with contextlib.ExitStack() as stack:
         device: Device | None = None
         if wanted.operator not in WITHOUT_DEVICE:
-            device = stack.enter_context(open_device(wanted.operator, len(task.arms), states, shared))
+            device = stack.enter_context(open_device(wanted.operator, len(task.arms), states, shared, saying))
             if session.robot.metadata.clock == "lockstep":
                 log.warning("the simulation runs as fast as it can, faster than hands: serve it with --clock realtime")
         heard = stack.enter_context(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 from robot_servers.interface import RobotState
 from serl_core.config import ConfigError
@@ -30,19 +30,25 @@ States = Sequence[Callable[[], RobotState]]
 
 @contextlib.contextmanager
 def open_device(
-    spec: str, arms: int = 1, states: States = (), listeners: list[Listener] | None = None
+    spec: str,
+    arms: int = 1,
+    states: States = (),
+    listeners: list[Listener] | None = None,
+    saying: Collection[str] = (),
 ) -> Iterator[Device]:
     """The device that ``spec`` names (`serl_core.teleop.spec`), open until the end of the block.
 
     ``arms``: how many it leads; its readings are as long as `Reading` says. ``states``: where each arm is, needed by
     ``frame=base``. ``listeners``: of a `Terminal` that the caller opens afterwards; a keyboard that needs the terminal
-    adds itself to them instead of opening it. Raises `ConfigError` for a spec that cannot be meant and `DeviceError`
-    for a device that cannot be used now, each in one line.
+    adds itself to them instead of opening it. ``saying``: names of buttons that it must have (`SayingButtons`). Raises
+    `ConfigError` for a spec that cannot be meant and for a button that is missing, and `DeviceError` for a device that
+    cannot be used now, each in one line.
     """
     asked = parse_spec(spec, arms)
     if asked.shape.frame == "base" and len(states) < arms:
         raise ConfigError(f"{asked.kind}: frame=base needs a robot that says where its tool points; leave it out here")
     with open_readers(asked, listeners) as readers:
+        _check_names(saying, readers)
         log.info("input from %s", " and ".join(reader.label for reader in readers))
         hands = [
             ShapedDevice(reader, asked.shape, states[number] if states else None)
@@ -83,6 +89,15 @@ def _keyboard(word: str, listeners: list[Listener] | None) -> Source:
     if listeners is not None:
         listeners.append(keyboard)
     return keyboard
+
+
+def _check_names(saying: Collection[str], readers: Sequence[Reader]) -> None:
+    named = [[f"{hand} {name}" for name in reader.names] for hand, reader in zip(HANDS, readers, strict=False)]
+    known = [name for names in named for name in names] if len(readers) > 1 else [*readers[0].names]
+    missing = [name for name in saying if name.casefold() not in map(str.casefold, known)]
+    if missing:
+        labels = " and ".join(reader.label for reader in readers)
+        raise ConfigError(f'{labels}: no button "{missing[0]}"; it has: {", ".join(known) or "none with a name"}')
 
 
 def _buttons(options: Mapping[str, str]) -> tuple[str, ...]:

@@ -25,7 +25,8 @@ def by_number(reading: Reading) -> Collection[str]:
 class SayingButtons:
     """``device``, of which each press of a button named in ``events`` says its event: ``say`` gets it and "button".
 
-    ``pressed`` names the buttons that are down. One that is down when the device appears counts once it was let go.
+    ``pressed`` names the buttons that are down; in names small and capital letters are alike. One that is down when the
+    device appears counts once it was let go.
     """
 
     def __init__(
@@ -36,7 +37,7 @@ class SayingButtons:
         pressed: Pressed = by_number,
     ) -> None:
         self._device = device
-        self._events = dict(events)
+        self._events = {name.casefold(): event for name, event in events.items()}
         self._say = say
         self._pressed = pressed
         self._up: set[str] = set()  # seen released
@@ -48,7 +49,7 @@ class SayingButtons:
     def read(self) -> Reading:
         """The newest reading, as it is."""
         reading = self._device.read()
-        down = set(self._pressed(reading))
+        down = {name.casefold() for name in self._pressed(reading)}
         for name in self._events.keys() & down & self._up if reading.connected else ():
             self._pass_on(self._events[name])
         self._up = self._events.keys() - down if reading.connected else set()

@@ -4,8 +4,8 @@ The left shoulder button is the dead man's grip: while it is not held nothing mo
 It is also the clutch: as long as it is held, the arm is the person's, also with the sticks at rest.
 Codes and their places on the pad: https://docs.kernel.org/input/gamepad.html. A stick that is held still sends nothing,
 and a pad that is lost takes its device along; but a wireless one that is out of range may just fall silent and keep its
-last push and grip. So a push without any change for `serl_core.teleop.reader.FROZEN` s counts as lost: hands tremble, end
-stops and the directional pad do not, and can be held for no longer.
+last push and grip. So a push without any change for `serl_core.teleop.reader.FROZEN` s counts as lost: hands tremble,
+end stops and the directional pad do not, and can be held for no longer.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ EV_SYN, EV_KEY, EV_ABS, SYN_DROPPED = 0, 1, 3, 3
 CLOSE, OPEN, GRIP = 0x130, 0x131, 0x136  # BTN_SOUTH, BTN_EAST, BTN_TL
 BUTTONS: Mapping[int, str] = {
     **{CLOSE: "A", OPEN: "B", 0x133: "X", 0x134: "Y", GRIP: "LB", 0x137: "RB", 0x138: "LT", 0x139: "RT"},
-    **{0x13A: "BACK", 0x13B: "START", 0x13C: "MODE", 0x13D: "L3", 0x13E: "R3"},
+    **{0x13A: "SELECT", 0x13B: "START", 0x13C: "MODE", 0x13D: "L3", 0x13E: "R3"},
 }
 AXES: Mapping[int, tuple[int, float]] = {  # code → axis of the twist in the frame of the hand, and its sign
     **{0x01: (0, -1.0), 0x00: (1, -1.0)},  # ABS_Y, ABS_X: left stick
@@ -87,6 +87,7 @@ class Gamepad:
     def __init__(self, path: str = "", root: Path = Path("/"), opener: Opener | None = None) -> None:
         self.label = f"gamepad at {path}" if path else "gamepad"
         self._path, self._root, self._opener = path, root, opener
+        self.names: tuple[str, ...] = ()
         self._pad: Any = None
         self._begun = False
         self._decoder: Decoder | None = None
@@ -104,6 +105,7 @@ class Gamepad:
         except DeviceError:
             self.close()
             raise
+        self.names = self._decoder.names
         self._begun = True  # what is held already is told by the first poll, no event will
         self.label = f"{self._pad.name} at {path}"
 
@@ -141,6 +143,7 @@ class Decoder:
                 f"{label} has not the two sticks and the buttons of a gamepad: switch it to its mode X (XInput), "
                 "or use another one"
             )
+        self.names = tuple(_name(code) for code in sorted(capabilities[EV_KEY]))
         self._values = dict.fromkeys(self._ranges, 0.0)
         self._down: set[int] = set()
 
@@ -161,7 +164,7 @@ class Decoder:
 
     def motion(self) -> Motion:
         """What the hand does now: nothing without the grip."""
-        pressed = tuple(BUTTONS.get(code, f"{code:#x}") for code in sorted(self._down))
+        pressed = tuple(_name(code) for code in sorted(self._down))
         if GRIP not in self._down:
             return Motion(buttons=(False, False, False), pressed=pressed)
         twist = np.zeros(TWIST)
@@ -169,6 +172,10 @@ class Decoder:
             axis, sign = AXES[code]
             twist[axis] = sign * value
         return Motion(np.clip(twist, -1.0, 1.0), (CLOSE in self._down, OPEN in self._down, True), pressed)
+
+
+def _name(code: int) -> str:
+    return BUTTONS.get(code, f"{code:#x}")
 
 
 def load() -> Any:

@@ -34,6 +34,7 @@ class DisplayKeyboard:
 
     label = "keyboard"
     buttons = 3
+    names = KEYS
     repeats = False  # the display is asked in each poll which keys are down
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from serl_core.teleop.device import DeviceError
-from serl_core.teleop.keyboard import HeldKeys, Presses, motion_of, take
+from serl_core.teleop.keyboard import KEYS, HeldKeys, Presses, motion_of, take
 from serl_core.teleop.reader import Motion
 from serl_core.teleop.terminal import MOST_KEYS, Terminal
 
@@ -34,6 +34,7 @@ class TerminalKeyboard:
 
     label = "keyboard (terminal)"
     buttons = 3
+    names = KEYS
     repeats = False  # a key's own time limit is shorter
 
     def __init__(

@@ -43,6 +43,7 @@ class Source(Protocol):
 
     label: str  # for people: what it is, and where
     buttons: int  # how many entries its motions have there, also while it is silent or gone: at least `BUTTONS`
+    names: tuple[str, ...]  # of all that its motions can have in ``pressed``; valid after `open`
     repeats: bool  # it goes on speaking for as long as it is pushed, so that silence means that something is wrong;
     # of one that tells of changes only, silence for longer than `FROZEN` s while it is pushed does
 
@@ -97,6 +98,11 @@ class Reader:
     def label(self) -> str:
         """What it is, and where."""
         return self._source.label
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of all its buttons and keys; valid after `open`."""
+        return self._source.names
 
     def open(self) -> Self:
         """Raises `DeviceError` if the device cannot be used now; once open, it may go and come back."""

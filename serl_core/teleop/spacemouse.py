@@ -50,7 +50,8 @@ class SpaceMouse:
     ) -> None:
         self.label = f"SpaceMouse at port {port}" if port else "SpaceMouse"
         self.buttons = len(buttons)
-        self._port, self._names = port, buttons
+        self.names: tuple[str, ...] = ()
+        self._port, self._roles = port, buttons
         self._root, self._opener = root, opener
         self._descriptors: list[int] = []
         self._decoder: Decoder | None = None
@@ -60,7 +61,8 @@ class SpaceMouse:
         nodes = choose(library, find_nodes(self._root), self._port)
         info = info_of(library, nodes[0])
         assert info is not None  # chosen for being known
-        self._decoder = Decoder(library, info, self._names)
+        self._decoder = Decoder(library, info, self._roles)
+        self.names = info.button_names
         self._descriptors = open_nodes(nodes, self._opener)
         self.label = f"{info.name} at port {nodes[0].port}"
 

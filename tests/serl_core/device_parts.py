@@ -48,6 +48,7 @@ class ScriptedSource:
     """Satisfies `Source`: says what `say` was given; ``plugged`` is whether it is there."""
 
     label = "scripted device"
+    names: tuple[str, ...] = ("MENU", "FIT")
 
     def __init__(self, repeats: bool = False, buttons: int = 2) -> None:
         self.repeats = repeats

@@ -5,7 +5,7 @@ import sys
 
 import numpy as np
 import pytest
-from device_parts import Bench, ScriptedSource, pushed, until
+from device_parts import Bench, ScriptedSource, piped_pad, pushed, until
 from env_parts import REACH, Arm, Hand
 
 from serl_core.config import ConfigError
@@ -14,6 +14,7 @@ from serl_core.envs.takeover import Takeover
 from serl_core.envs.takeover_machine import TakeoverConfig
 from serl_core.teleop import build
 from serl_core.teleop.device import DeviceError, Reading
+from serl_core.teleop.gamepad import Gamepad
 from serl_core.teleop.keyboard_display import DisplayKeyboard
 from serl_core.teleop.keyboard_terminal import TerminalKeyboard
 from serl_core.teleop.pair import PairDevice
@@ -62,6 +63,31 @@ def test_a_pair_says_whose_button_it_is():
     """Two identical devices have buttons of the same names."""
     pair = PairDevice(Hand([Reading(np.zeros(6), pressed=("MENU",))]), Hand([Reading(np.zeros(6), pressed=("FIT",))]))
     assert pair.read().pressed == ("left MENU", "right FIT")
+
+
+@pytest.mark.parametrize(("spec", "name"), [("spacemouse", "Fit"), ("spacemouse:left=1-2,right=1-3", "left fit")])
+def test_a_button_that_the_device_lacks_is_refused(monkeypatch, spec, name):
+    """Guards a person who presses BEGIN beside the arm: a name that was mistyped would never be heard."""
+    arms = 2 if "left" in spec else 1
+    monkeypatch.setattr(build, "sources_of", lambda spec, listeners: [ScriptedSource() for _ in range(arms)])
+    with build.open_device(spec, arms, saying=[name]):
+        pass
+    refused = pytest.raises(ConfigError, match=r'no button "strat"; it has: .*MENU')
+    with refused as error, build.open_device(spec, arms, saying=[name, "strat"]):
+        pass
+    assert "\n" not in str(error.value)
+
+
+def test_a_real_devices_buttons_have_the_names_that_are_shown(tmp_path, monkeypatch):
+    """Guards the example of the commands' help, start and select, and what `serl teleop test` shows."""
+    pad, bench = piped_pad(keys=(*range(0x130, 0x13C),)), Bench(tmp_path)
+    bench.plug("1-2")
+    mouse = SpaceMouse(root=bench.root, opener=bench.open)
+    for source, names in ((Gamepad("/dev/x", opener=lambda path: pad), ("start", "select")), (mouse, ("left",))):
+        monkeypatch.setattr(build, "sources_of", lambda spec, listeners, source=source: [source])
+        with build.open_device("spacemouse", saying=names):
+            pass
+    bench.close()
 
 
 def test_the_base_frame_needs_a_robot():
