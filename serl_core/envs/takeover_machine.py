@@ -18,8 +18,9 @@ from serl_core.types import Who
 class TakeoverConfig:
     """When a takeover begins and ends, and what the hand then does. Raises `ConfigError` on values that cannot work.
 
-    The gap between the two thresholds keeps it from flickering. The push is the norm of the twist, of all axes that
-    are not masked, also of those that the task does not move: whoever touches the device wants to be heard.
+    The gap between the two thresholds keeps it from flickering. The push is the norm of the twist before the device's
+    gain, of all axes that are not masked, also of those that the task does not move: whoever touches the device wants
+    to be heard.
     """
 
     engage: float = 0.15  # |twist| from which a person has taken over; a pressed button does it too
@@ -191,7 +192,7 @@ class TakeoverMachine:
         if self._config.clutch is not None:
             held = all(any(buttons[self._config.clutch : self._config.clutch + 1]) for _, buttons in hands)
             return Grip(held, held)
-        push = float(np.linalg.norm(np.concatenate([twist[self._mask] for twist, _ in hands])))
+        push = float(np.linalg.norm(np.concatenate([twist[self._mask] for twist, _ in hands]))) / reading.gain
         pressed = any(any(buttons) for _, buttons in hands)
         return Grip(pressed or push >= self._config.engage, pressed or push >= self._config.release)
 

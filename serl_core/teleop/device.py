@@ -24,9 +24,9 @@ class Reading:
     frame; ``buttons`` pressed or not, button 0 closes the gripper, button 1 opens it, button 2 is the clutch on devices
     that have one; ``age`` s since the rest of it was last known to be true, which a silent device that is at rest is
     and a silent one that should speak is not; ``pressed``: names of all buttons and keys that are down, also of those
-    that have no part in the motion. Readings of one device are of one length, also while it is silent or gone: what
-    has not been heard of is not pressed. Two hands on two devices make one reading: ``twist`` (12,) and twice the
-    buttons, those of the left arm first.
+    that have no part in the motion; ``gain``: what the hand's push was multiplied by. Readings of one device are of
+    one length, also while it is silent or gone: what has not been heard of is not pressed. Two hands on two devices
+    make one reading: ``twist`` (12,) and twice the buttons, those of the left arm first.
     """
 
     twist: Array
@@ -34,6 +34,7 @@ class Reading:
     connected: bool = True
     age: float = 0.0
     pressed: tuple[str, ...] = ()
+    gain: float = 1.0
 
 
 class Device(Protocol):

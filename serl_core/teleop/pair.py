@@ -10,7 +10,7 @@ HANDS: tuple[str, str] = ("left", "right")
 
 
 class PairDevice:
-    """Satisfies `Device`. Both are of one kind, with as many buttons, and both must be connected and fresh.
+    """Satisfies `Device`. Both are of one kind, with as many buttons and one gain, both must be connected and fresh.
 
     With one hand nobody leads two arms.
     """
@@ -32,4 +32,5 @@ class PairDevice:
             all(reading.connected for reading in readings),
             max(reading.age for reading in readings),
             tuple(f"{hand} {name}" for hand, reading in zip(HANDS, readings, strict=True) for name in reading.pressed),
+            readings[0].gain,
         )

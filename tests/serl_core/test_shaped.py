@@ -11,7 +11,9 @@ from robot_servers.geometry import quat_mul, quat_rotate, rotvec_to_quat
 from robot_servers.guarded import GuardedRobot
 from robot_servers.interface import RobotError
 from serl_core.config import ConfigError
+from serl_core.envs.takeover_machine import TakeoverConfig, TakeoverMachine
 from serl_core.teleop.device import Reading
+from serl_core.teleop.pair import PairDevice
 from serl_core.teleop.shaped import Shape, ShapedDevice, apply_deadband, turned
 
 FORWARD, LEFT, UP = np.eye(6)[:3]
@@ -84,6 +86,20 @@ def test_forward_is_where_the_person_looks(turn, direction):
 def test_gain_never_exceeds_the_range():
     """A gain above one must not ask for more than a full step."""
     assert np.abs(shaped(np.ones(6), Shape(gain=2.0))).max() == 1.0
+
+
+@pytest.mark.parametrize("gain", [0.05, 0.5, 2.0])
+def test_a_takeover_begins_with_the_same_push_whatever_the_gain(gain):
+    """Guards slow hands: with a small gain not even a full push would count, with a great one drift would."""
+
+    def takeovers(*pushes: float) -> list[int]:
+        logic, hand = TakeoverMachine(), Hand([Reading(push * FORWARD) for push in pushes])
+        device = ShapedDevice(hand, Shape(gain=gain))
+        return [logic.update(device.read(), float(second)) for second in range(len(pushes))]
+
+    assert takeovers(0.14, 0.16, 0.1) == [-1, 0, 0]
+    both = PairDevice(*(ShapedDevice(Hand([Reading(0.16 * FORWARD)]), Shape(gain=gain)) for _ in range(2)))
+    assert TakeoverMachine(TakeoverConfig(hands="each"), 2).update(both.read(), 0.0) == 0
 
 
 def test_a_robot_that_does_not_answer_means_no_motion():
