@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,10 +22,11 @@ from serl_core.agents.classifier import logits
 from serl_core.config import ConfigError
 from serl_core.judging.crossfit import Trained, Training, train
 from serl_core.judging.encoded import Examples, FeatureFiles, gather
-from serl_core.judging.figures import about, by_class, summary
+from serl_core.judging.figures import about, measured, summary
 from serl_core.judging.file import Classifier, load_classifier
 from serl_core.judging.gallery import mistakes, page, pictures
 from serl_core.judging.labelled import Recorded, Source, class_names, parse_source, recorded
+from serl_core.judging.plots import curves
 from serl_core.judging.scorer import cameras_of_task, check_fits, named_trunk, trunk_of
 from serl_core.nets.trunks import FrozenTrunk
 from serl_core.pairs import AnyTask
@@ -109,7 +110,8 @@ def train_classifier(config: Config) -> dict[str, Any]:
     made = assemble(config, task, material, trunk, trained, report)
     made.save(config.file)
     print(summary(report))
-    write_page(config, material, trained.held_out, "Mistakes of heads that had not seen the episode", trained.suspected)
+    text = "Mistakes of heads that had not seen the episode"
+    write_page(config, material, trained.held_out, report, text, trained.suspected)
     if report["suspected"]:
         print(
             f"the suspected frames come first on that page; on one of its own: {gallery_command(config)}\n"
@@ -155,7 +157,7 @@ def chosen_cameras(config: Config, task: AnyTask) -> tuple[str, ...]:
     return tuple(sorted(config.cameras or there))
 
 
-def measured(config: Config) -> tuple[Classifier, Material, npt.NDArray[np.float64]]:
+def scored(config: Config) -> tuple[Classifier, Material, npt.NDArray[np.float64]]:
     """A classifier, what it is measured with, and its probabilities (N, classes) of that."""
     classifier = load_classifier(config.file)
     task = load_task(classifier.task)
@@ -174,35 +176,35 @@ def probabilities(classifier: Classifier, examples: Examples) -> npt.NDArray[np.
 
 def evaluate_classifier(config: Config) -> dict[str, Any]:
     """Measure on other episodes than those of training; the figures."""
-    classifier, material, values = measured(config)
-    examples, classes = material.examples, classifier.classes
-    found = by_class(values, examples.labels, examples.owner, classes, classifier.beliefs)
-    report = {
-        **about(examples, classes),
-        "version": classifier.version,
-        "success": classifier.success,
-        "held_out": found[classifier.success],
-        "classes": {name: {"held_out": one} for name, one in found.items()},
-    }
+    report = evaluation(*scored(config))
     print(summary(report))
     return report
+
+
+def evaluation(classifier: Classifier, material: Material, values: npt.NDArray[np.float64]) -> dict[str, Any]:
+    """The figures, every label taken at its word."""
+    examples, classes = material.examples, classifier.classes
+    frames = {"held_out": np.ones(len(examples.labels), np.bool_)}
+    found = measured(values, examples, classes, classifier.beliefs, classifier.success, frames)
+    return {**about(examples, classes), "version": classifier.version, **found}
 
 
 def write_page(
     config: Config,
     material: Material,
     values: npt.NDArray[np.float64],
+    report: Mapping[str, Any],
     text: str,
     suspected: npt.NDArray[np.bool_] | None = None,
 ) -> int:
-    """The page of mistakes, suspected frames (N,) first; how many are on it."""
+    """The page of mistakes, suspected frames (N,) first, below the curves of the report; how many are on it."""
     path = config.page or config.file.with_name(f"{config.file.name}.html")
     all_of_them = mistakes(material.examples, values, material.classes, suspected)
     found = all_of_them[: config.most]
     task = load_classifier(config.file).task
     seen = pictures(found, material.episodes(task), material.cameras)
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(f"{config.file.name}: {len(found)} confident mistakes", text, found, seen))
+    path.write_text(page(f"{config.file.name}: {len(found)} confident mistakes", text, found, seen, curves(report)))
     more = f", the first of {len(all_of_them)} (--most)" if len(found) < len(all_of_them) else ""
     print(f"{len(found)} mistakes in {path}{more}")
     return len(found)
@@ -210,8 +212,9 @@ def write_page(
 
 def show_gallery(config: Config) -> dict[str, Any]:
     """The mistakes on the episodes given; how many there are."""
-    _, material, values = measured(config)
-    return {"mistakes": write_page(config, material, values, "Mistakes on the episodes given")}
+    classifier, material, values = scored(config)
+    report = evaluation(classifier, material, values)
+    return {"mistakes": write_page(config, material, values, report, "Mistakes on the episodes given")}
 
 
 ACTIONS = {"train": train_classifier, "eval": evaluate_classifier, "gallery": show_gallery}

@@ -30,6 +30,15 @@ class Curve:
         return float(np.sum(np.diff(self.recall, prepend=0.0) * self.precision))
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """Scores in bins of equal width, without the empty ones: their mean, the share of successes, their number; (B,)."""
+
+    probability: Floats
+    share: Floats
+    frames: npt.NDArray[np.integer]
+
+
 def precision_recall(scores: Floats, truth: Bools) -> Curve:
     """The curve over all thresholds. Raises ValueError without a success: there is no recall."""
     if not truth.any():
@@ -38,6 +47,13 @@ def precision_recall(scores: Floats, truth: Bools) -> Curve:
     hits = np.cumsum(truth[order])
     last = np.flatnonzero(np.diff(scores[order], append=-np.inf))  # of each group of equal scores
     return Curve(scores[order][last], hits[last] / (last + 1), hits[last] / truth.sum())
+
+
+def thinned(curve: Curve, most: int) -> Curve:
+    """At most so many points of it, for drawing; those after full recall are left out, precision only falls there."""
+    end = int(np.searchsorted(curve.recall, 1.0))
+    kept = np.unique(np.linspace(0, end, most).round().astype(int))
+    return Curve(curve.threshold[kept], curve.precision[kept], curve.recall[kept])
 
 
 def at_threshold(scores: Floats, truth: Bools, threshold: float) -> dict[str, float]:
@@ -91,10 +107,17 @@ def fit_temperature(logits: Floats, labels: npt.NDArray[np.integer]) -> float:
 
 def calibration_error(scores: Floats, truth: Bools, bins: int = 10) -> float:
     """Expected calibration error: how far, on average, a probability is from the share of successes among its like."""
+    found = reliability(scores, truth, bins)
+    return float((found.frames * np.abs(found.probability - found.share)).sum() / max(1, len(scores)))
+
+
+def reliability(scores: Floats, truth: Bools, bins: int = 10) -> Reliability:
+    """How probabilities compare with the share of successes among their like: on the diagonal they are true."""
     place = np.minimum((scores * bins).astype(int), bins - 1)
     counts = np.bincount(place, minlength=bins)
-    gap = np.abs(np.bincount(place, scores, bins) - np.bincount(place, truth, bins))
-    return float(gap.sum() / max(1, counts.sum()))
+    some = counts > 0
+    mean, share = (np.bincount(place, values, bins)[some] / counts[some] for values in (scores, truth))
+    return Reliability(mean, share, counts[some])
 
 
 def suspects(probabilities: Floats, labels: npt.NDArray[np.integer]) -> Bools:

@@ -24,7 +24,7 @@ from serl_core.agents.classifier import ClassifierConfig, Floats, Head, Ints, fi
 from serl_core.config import ConfigError
 from serl_core.envs.scored import Belief
 from serl_core.judging.encoded import Examples
-from serl_core.judging.figures import about, by_class
+from serl_core.judging.figures import about, measured
 from serl_core.nets.encoders import Params
 
 Bools = npt.NDArray[np.bool_]
@@ -76,21 +76,14 @@ def train(
     """Raises `ConfigError` if a class is missing, or occurs in one episode only."""
     head = Head(config.network, tuple(sorted(examples.features)), len(classes))
     folds = deal(examples, classes, config.folds, np.random.default_rng(config.seed))
-    suspected = np.zeros(len(examples.labels), np.bool_)
-    if config.suspects == "leave out":
-        scores, _ = _cross(
-            head, examples, folds, suspected, config, lambda text: tell(f"looking for doubtful labels, {text}")
-        )
-        suspected = calibration.suspects(calibration.softmax(scores), examples.labels) & ~examples.trusted
-        suspected &= ~_emptied(suspected, examples.labels, len(classes))
+    suspected = _doubtful(head, examples, folds, config, tell)
     scores, fitted = _cross(head, examples, folds, suspected, config, tell)
     sure = ~suspected
     temperature = calibration.fit_temperature(scores[sure], examples.labels[sure])
     held_out = calibration.softmax(scores, temperature)
     beliefs = choose_beliefs(held_out[sure], examples.labels[sure], classes, config)
-    left = by_class(held_out[sure], examples.labels[sure], examples.owner[sure], classes, beliefs)
-    whole = by_class(held_out, examples.labels, examples.owner, classes, beliefs)
     doubted = np.bincount(examples.labels[suspected], minlength=len(classes)).tolist()
+    frames = {"held_out": sure, "as_labelled": np.ones_like(sure)}
     report = {
         **about(examples, classes),
         "suspected": int(suspected.sum()),
@@ -98,13 +91,22 @@ def train(
         "wanted_false_positive_rate": config.false_positive_rate,
         "updates": [member.updates for member in fitted],
         "temperature": temperature,
-        "success": success,
-        "held_out": left[success],
-        "as_labelled": whole[success],
-        "classes": {name: {"held_out": left[name], "as_labelled": whole[name]} for name in classes},
+        **measured(held_out, examples, classes, beliefs, success, frames),
     }
     prior = log_shares(examples.labels[sure], len(classes))
     return Trained(tuple(m.params for m in fitted), prior, temperature, beliefs, held_out, suspected, report)
+
+
+def _doubtful(head: Head, examples: Examples, folds: Ints, config: Training, tell: Callable[[str], None]) -> Bools:
+    """Frames (N,) whose label heads that have not seen them contradict, but no person gave; none where all are kept."""
+    nothing = np.zeros(len(examples.labels), np.bool_)
+    if config.suspects == "keep":
+        return nothing
+    scores, _ = _cross(
+        head, examples, folds, nothing, config, lambda text: tell(f"looking for doubtful labels, {text}")
+    )
+    suspected = calibration.suspects(calibration.softmax(scores), examples.labels) & ~examples.trusted
+    return suspected & ~_emptied(suspected, examples.labels, head.classes)
 
 
 def choose_beliefs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from serl_core.envs.scored import Belief, Confirmation
 from serl_core.judging.encoded import Examples
 
 Bools = npt.NDArray[np.bool_]
+POINTS = 100  # of a curve in a report
 
 
 def about(examples: Examples, classes: tuple[str, ...]) -> dict[str, Any]:
@@ -33,15 +35,43 @@ def figures(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief)
     }
 
 
-def by_class(
-    scores: npt.NDArray[Any], labels: Ints, owner: Ints, classes: tuple[str, ...], beliefs: Mapping[str, Belief]
-) -> dict[str, dict[str, float]]:
-    """The figures of every class that has a threshold, each at its own; scores (N, C), labels (N,)."""
-    return {
-        name: figures(scores[:, number], labels == number, owner, beliefs[name])
+def measured(
+    scores: npt.NDArray[Any],
+    examples: Examples,
+    classes: tuple[str, ...],
+    beliefs: Mapping[str, Belief],
+    success: str,
+    frames: Mapping[str, Bools],
+) -> dict[str, Any]:
+    """Part of a report: figures of the success; of every class that has a threshold, figures at it and curves.
+
+    Scores are (N, C); all is told of each of the sets of ``frames`` (N,), under its name.
+    """
+    by_class = {
+        name: _of_class(scores[:, number], examples.labels == number, examples.owner, beliefs[name], frames)
         for number, name in enumerate(classes)
         if name in beliefs
     }
+    return {"success": success, **{which: by_class[success][which] for which in frames}, "classes": by_class}
+
+
+def _of_class(
+    scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief, frames: Mapping[str, Bools]
+) -> dict[str, Any]:
+    found = {which: figures(scores[used], truth[used], owner[used], belief) for which, used in frames.items()}
+    return {**found, "curves": {which: points(scores[used], truth[used]) for which, used in frames.items()}}
+
+
+def points(scores: npt.NDArray[Any], truth: Bools) -> dict[str, dict[str, list[float]]]:
+    """What to draw: "precision_recall", at most `POINTS` of it, none without a success, and "reliability"."""
+    curve = calibration.Curve(*np.zeros((3, 0)))
+    if truth.any():
+        curve = calibration.thinned(calibration.precision_recall(scores, truth), POINTS)
+    return {"precision_recall": _lists(curve), "reliability": _lists(calibration.reliability(scores, truth))}
+
+
+def _lists(drawn: calibration.Curve | calibration.Reliability) -> dict[str, list[float]]:
+    return {item.name: getattr(drawn, item.name).tolist() for item in fields(drawn)}
 
 
 def by_episode(scores: npt.NDArray[Any], truth: Bools, owner: Ints, belief: Belief) -> dict[str, int]:
@@ -88,15 +118,19 @@ def summary(report: Mapping[str, Any]) -> str:
     return "\n".join([*lines, *_doubts(report)])
 
 
+def told_classes(report: Mapping[str, Any]) -> list[str]:
+    """Those whose figures a person is told: the success first; of two classes the other one says nothing new."""
+    others = [name for name in report["classes"] if name != report["success"]]
+    return [report["success"], *(others if len(report["frames"]) > 2 else [])]
+
+
 def _frames(found: Mapping[str, Any]) -> str:
     return f"precision {found['precision']:.1%}, recall {found['recall']:.1%} at threshold {found['threshold']:.3f}"
 
 
 def _further(report: Mapping[str, Any], which: str) -> list[str]:
-    """A line for each class but the success, where there are more than two."""
-    if len(report["frames"]) == 2:
-        return []
-    classes = {name: one[which] for name, one in report["classes"].items() if name != report["success"]}
+    """A line for each class but the success, of those that a person is told of."""
+    classes = {name: report["classes"][name][which] for name in told_classes(report)[1:]}
     return [
         f'class "{name}": {_frames(found)}; confirmed in {found["confirmed"]} of {found["good_episodes"]} episodes '
         f"with it, {found['early']} of them early, in {found['false_successes']} of {found['failed_episodes']} others"

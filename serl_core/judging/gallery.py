@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from serl_core.judging import plots
 from serl_core.judging.encoded import Examples, Place
 from serl_core.judging.labelled import Recorded
 
@@ -76,13 +77,13 @@ def pictures(found: Sequence[Mistake], episodes: Iterable[Recorded], cameras: Se
     return seen
 
 
-def page(title: str, text: str, found: Sequence[Mistake], seen: Mapping[Place, Images]) -> str:
-    """A page that needs nothing else: pictures are inside."""
+def page(title: str, text: str, found: Sequence[Mistake], seen: Mapping[Place, Images], curves: str = "") -> str:
+    """A page that needs nothing else: pictures are inside; ``curves`` are markup (`serl_core.judging.plots`)."""
     cards = "".join(_card(mistake, seen[mistake.place]) for mistake in found)
-    head = f"<title>{html.escape(title)}</title><style>{STYLE}</style>"
+    head = f"<title>{html.escape(title)}</title><style>{STYLE}{plots.STYLE}</style>"
     about = f"<h1>{html.escape(title)}</h1><p>{html.escape(text)}</p>"
     body = cards or "<p>There is none: the classifier agrees with every label.</p>"
-    return f'<!doctype html><html lang="en"><meta charset="utf-8">{head}{about}<main>{body}</main></html>\n'
+    return f'<!doctype html><html lang="en"><meta charset="utf-8">{head}{about}{curves}<main>{body}</main></html>\n'
 
 
 def _card(mistake: Mistake, images: Images) -> str:

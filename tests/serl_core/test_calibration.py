@@ -61,3 +61,22 @@ def test_without_a_success_there_is_no_recall():
     """Guards against a curve of zeros that looks like a bad classifier."""
     with pytest.raises(ValueError, match="at least one success"):
         calibration.precision_recall(np.array([0.5]), np.array([False]))
+
+
+def test_a_thinned_curve_keeps_both_ends_up_to_full_recall():
+    """Guards what is drawn: thousands of points per curve, or a curve that stops short of what it shows."""
+    scores, truth = drawn()
+    curve = calibration.precision_recall(scores, truth)
+    few = calibration.thinned(curve, 50)
+    assert len(few.recall) == 50 < len(curve.recall) and few.recall[0] == curve.recall[0]
+    assert few.recall[-1] == 1.0 and few.precision[-1] == curve.precision[np.argmax(curve.recall)]
+    apart = calibration.precision_recall(np.array([0.9, 0.8, 0.2]), np.array([True, True, False]))
+    assert calibration.thinned(apart, 50).recall.tolist() == [0.5, 1.0]
+
+
+def test_reliability_compares_each_bin_with_what_came_of_it():
+    """Guards the curve by which probabilities are believed, and its empty bins and the score 1."""
+    found = calibration.reliability(np.array([0.11, 0.19, 0.95, 1.0]), np.array([False, True, True, True]))
+    np.testing.assert_allclose(found.probability, [0.15, 0.975])
+    assert (found.share.tolist(), found.frames.tolist()) == ([0.5, 1.0], [2, 2])
+    assert calibration.calibration_error(np.array([0.11, 0.19]), np.array([False, True])) == pytest.approx(0.35)

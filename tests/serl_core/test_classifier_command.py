@@ -56,12 +56,16 @@ def test_evaluation_and_gallery_read_the_file_and_other_episodes(trained, tmp_pa
         write_episode(store, 7, [False, False, True], claimed=[False] * 3)
         write_episode(store, 8, [False, True])
     assert main(config("eval", tmp_path / "new", folder / "c.npz", json=tmp_path / "e.json")) == 0
-    assert json.loads((tmp_path / "e.json").read_text())["held_out"]["false_positives"] == 1
+    found = json.loads((tmp_path / "e.json").read_text())
+    assert found["held_out"]["false_positives"] == 1
+    curves = found["classes"]["success"]["curves"]["held_out"]
+    assert curves["precision_recall"]["recall"][-1] == 1.0 and sum(curves["reliability"]["frames"]) == 7
     page = tmp_path / "page.html"
     assert main(config("gallery", tmp_path / "new", folder / "c.npz", page=page, json=tmp_path / "g.json")) == 0
     text = page.read_text()
     assert json.loads((tmp_path / "g.json").read_text()) == {"mistakes": 1}
     assert text.count("data:image/png;base64,") == len(CAMERAS) and "src=" in text and "http" not in text
+    assert text.count("<svg ") == 2 and "without suspected" not in text
     assert f"serl label {tmp_path / 'new'} success --actor demo --episode 7 --step 2" in text
 
 
@@ -77,7 +81,9 @@ def test_suspected_frames_are_counted_shown_first_and_found_again(tmp_path, caps
     said, report = capsys.readouterr().out, json.loads((tmp_path / "c.json").read_text())
     assert report["suspected_of"] == {"other": 2, "success": 0} and report["as_labelled"]["false_positives"] == 2
     assert "2 frames are suspected of a wrong label (2 other)" in said
+    assert {*report["classes"]["success"]["curves"]} == {"held_out", "as_labelled"}
     text = page.read_text()
+    assert text.count("<polyline ") == 4 and text.count("without suspected frames") == 2
     assert text.count("suspected, and left out of training") == 2
     assert "suspected" in text[text.index("<article>") : text.index("</article>")]
     (command,) = [line.split(": ")[1] for line in said.splitlines() if "serl classifier gallery" in line]
