@@ -82,6 +82,8 @@ def measure(config: Config, seed: int, learnt: Examples, unseen: Examples) -> tu
     flipped = given.labels != learnt.labels
     row = {
         "task": "peg_insertion",
+        "method": "classifier",
+        "expert": "scripted",  # who moved the arm in the recorded episodes
         "seed": seed,
         "label_noise": config.noise,
         "training_frames": len(given.labels),
