@@ -24,7 +24,7 @@ from serl_core.teleop.hidraw import find_nodes
 from serl_core.teleop.reader import Reader, Vitals
 from serl_core.teleop.shaped import apply_deadband
 from serl_core.teleop.spacemouse import MAKER, info_of, load
-from serl_core.teleop.spec import DeviceSpec, parse_spec
+from serl_core.teleop.spec import HELP, DeviceSpec, parse_spec
 from serl_core.teleop.udev import advice, hidraw_rule, input_rule
 
 HZ = 20.0  # of the display
@@ -45,7 +45,7 @@ class Config:
     """Show what a device says, live; or list the devices that are connected. No arm moves by it."""
 
     action: Annotated[Literal["test", "list"], tyro.conf.Positional]  # what to do
-    device: Annotated[str, tyro.conf.Positional] = ""  # spacemouse, keyboard, gamepad:PATH …, as for --operator
+    device: Annotated[str, tyro.conf.Positional, tyro.conf.arg(help=HELP)] = ""
     arms: int = 1  # how many it is to lead
     seconds: float | None = None  # ends after so long; without, by Ctrl-C
     json: Path | None = None  # also write what was seen here

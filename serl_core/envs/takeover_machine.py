@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal, final
+from typing import Literal, TypeAlias, final
 
 import numpy as np
 
@@ -12,6 +12,8 @@ from robot_servers.interface import Array
 from serl_core.config import ConfigError
 from serl_core.teleop.device import TWIST, Reading
 from serl_core.types import Who
+
+Gains: TypeAlias = tuple[float, float, float, float, float, float]
 
 
 @dataclass(frozen=True)
@@ -23,22 +25,15 @@ class TakeoverConfig:
     to be heard.
     """
 
-    engage: float = 0.15  # |twist| from which a person has taken over; a pressed button does it too
-    release: float = 0.08  # |twist| below which a person may have let go
+    engage: float = 0.15  # |push| from which a person has taken over; a pressed button does it too
+    release: float = 0.08  # |push| below which a person may have let go
     release_delay: float = 0.25  # s of rest before the policy acts again
     max_age: float = 0.3  # s; an older reading is as good as none
     clutch: int | None = None  # number of the button, on each hand, that is held to lead; without, by pushing
     ease: int = 1  # steps in which whoever comes eases in; whoever goes is out at once
     when_lost: Literal["hold", "policy"] = "hold"  # who goes on if the device is lost during a takeover
     hands: Literal["together", "each"] = "together"  # several arms are taken over at once, or each by its own hand
-    gains: tuple[float, float, float, float, float, float] = (
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-        1.0,
-    )  # of the twist's axes; 0 masks one
+    gains: Gains = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # of x, y, z, roll, pitch, yaw in the tool's frame; 0 masks one
 
     def __post_init__(self) -> None:
         if not 0 < self.release <= self.engage:

@@ -71,11 +71,9 @@ class ShapedDevice:
         reading = self._device.read()
         if not np.isfinite(reading.twist).all():
             return reading
-        gain = self._shape.gain
-        twist = self._in_tool_frame(
-            turned(gain * apply_deadband(reading.twist, self._shape.deadband), self._shape.turn)
-        )
-        return replace(reading, twist=np.clip(twist, -1.0, 1.0), gain=gain)
+        twist = self._shape.gain * apply_deadband(reading.twist, self._shape.deadband)
+        twist = np.clip(self._in_tool_frame(turned(twist, self._shape.turn)), -1.0, 1.0)
+        return replace(reading, twist=twist, gain=self._shape.gain)
 
     def _in_tool_frame(self, twist: Array) -> Array:
         if self._shape.frame == "tcp" or self._state is None:

@@ -28,6 +28,14 @@ KINDS = {
     "keyboard": Kind(("display", "terminal"), shape={"gain": 0.5}),
     "gamepad": Kind((), HANDS, path=True, pairs=True, shape={"deadband": 0.1}),
 }
+HELP = (
+    "spacemouse, keyboard or gamepad:PATH, as for --operator, with options behind it: spacemouse:port=1-2,gain=0.5. "
+    "All: gain=0.5 of the full range, deadband=0.05 within which a push is none, frame=tcp or base, turn=DEGREES to "
+    "where the person looks. SpaceMouse: port=PORT if there are several, close=, open=, clutch=NAME of buttons; for "
+    "two arms left=PORT,right=PORT, or ask. Gamepad: for two arms left=PATH,right=PATH. Keyboard: the keys of the "
+    "terminal where there is one; keyboard:display takes those of its window, which tell of several at once and of "
+    "letting go, but also of what is typed into other tabs and panes; keyboard:terminal never takes these"
+)
 EXAMPLES = "spacemouse, spacemouse:left=1-2,right=1-3, keyboard, gamepad:/dev/input/event5, keyboard:frame=base,turn=90"
 
 

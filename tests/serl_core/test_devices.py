@@ -2,6 +2,7 @@ import json
 
 import numpy as np
 import pytest
+import tyro
 from device_parts import ScriptedSource, pushed
 
 from serl_core import devices
@@ -9,7 +10,7 @@ from serl_core.config import ConfigError
 from serl_core.teleop import build
 from serl_core.teleop.device import Reading
 from serl_core.teleop.reader import Vitals
-from serl_core.teleop.spec import parse_spec
+from serl_core.teleop.spec import KINDS, SHAPING, parse_spec
 
 
 @pytest.fixture
@@ -56,6 +57,16 @@ def test_a_device_must_be_named():
     """The help of a parser would not say which there are."""
     with pytest.raises(ConfigError, match="serl teleop list"):
         devices.main(devices.Config("test"))
+
+
+def test_the_help_names_every_option_of_every_device(capsys):
+    """Guards what nobody finds without reading the code: dead bands, clutches, frames."""
+    with pytest.raises(SystemExit):
+        tyro.cli(devices.Config, args=["--help"])
+    text = capsys.readouterr().out
+    words = [word for kind in KINDS.values() for word in (*kind.words, *(f"{option}=" for option in kind.options))]
+    missing = [word for word in (*KINDS, *words, *(f"{name}=" for name in SHAPING)) if word not in text]
+    assert missing == []
 
 
 def test_what_is_connected_is_listed(capsys):

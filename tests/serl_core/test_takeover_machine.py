@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+import tyro
 from env_parts import push
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -127,6 +128,13 @@ def test_values_that_cannot_work_are_refused(values: dict, text: str) -> None:
     """Guards against a configuration that flickers, or that nobody can take over with."""
     with pytest.raises(ConfigError, match=text):
         TakeoverConfig(**values)
+
+
+def test_masks_are_explained(capsys: pytest.CaptureFixture[str]) -> None:
+    """Guards against a comment behind a bracket: the help would not have it."""
+    with pytest.raises(SystemExit):
+        tyro.cli(TakeoverConfig, args=["--help"])
+    assert "masks" in capsys.readouterr().out
 
 
 @given(st.floats(0.0, 1.0), st.integers(0, 2**32 - 1), st.sampled_from([None, 0]))
