@@ -92,7 +92,10 @@ def _step(
     truncated: bool,
     info: Mapping[str, Any],
 ) -> Step:
-    """Everything that is kept of one step; the wrappers put what they know into ``info``."""
+    """Everything that is kept of one step; the wrappers put what they know into ``info``.
+
+    "who" is of all arms together: which hand led which arm ("hands") is not kept.
+    """
     return Step(
         actor=actor,
         episode=episode,

@@ -3,7 +3,9 @@
 **What is recorded.** Replay learns from the action that was executed, with whatever the hand-over made of it; the
 policy's proposal stands beside it. A step is the operator's from the moment they take over until the policy acts again,
 eased steps and the moments before the release included. While the device is lost the arm stands still and the step is
-nobody's: it belongs to the takeover, but teaches nobody what a person would have done.
+nobody's: it belongs to the takeover, but teaches nobody what a person would have done. Of several arms a step has one
+owner: with ``hands="each"`` it is the operator's as soon as one hand leads, and what the policy does with the other arm
+is then learned from as if a person had done it.
 """
 
 from __future__ import annotations

@@ -32,7 +32,9 @@ class TakeoverConfig:
     clutch: int | None = None  # number of the button, on each hand, that is held to lead; without, by pushing
     ease: int = 1  # steps in which whoever comes eases in; whoever goes is out at once
     when_lost: Literal["hold", "policy"] = "hold"  # who goes on if the device is lost during a takeover
-    hands: Literal["together", "each"] = "together"  # several arms are taken over at once, or each by its own hand
+    # all arms are taken over at once, or each by its own hand; a step in which one hand leads is then recorded as the
+    # operator's on every arm
+    hands: Literal["together", "each"] = "together"
     gains: Gains = (1.0, 1.0, 1.0, 1.0, 1.0, 1.0)  # of x, y, z, roll, pitch, yaw in the tool's frame; 0 masks one
 
     def __post_init__(self) -> None:
