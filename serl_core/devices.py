@@ -92,6 +92,8 @@ def main(config: Config) -> int:
     if not config.device:
         raise ConfigError("teleop test needs a device: spacemouse, keyboard or gamepad; see `serl teleop list`")
     spec = parse_spec(config.device, config.arms)
+    if config.json:
+        check_writable(config.json)
     print(LEGENDS.get(spec.kind, "push, pull, tilt and turn the cap"))
     found = test(spec, config.seconds)
     for seen in found:
@@ -99,6 +101,12 @@ def main(config: Config) -> int:
     if config.json:
         config.json.write_text(json.dumps([asdict(seen) for seen in found], indent=2) + "\n")
     return 0
+
+
+def check_writable(path: Path) -> None:
+    """Before a session whose result would be lost. Raises `ConfigError`."""
+    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ConfigError(f"--json {path} cannot be written: name a file in a folder that exists")
 
 
 # ── test ──

@@ -30,6 +30,14 @@ def test_what_was_seen_is_summed_up(source, tmp_path, capsys):
     assert seen["low"] == [0.0, 0.0, -1.0, 0.0, 0.0, 0.0] and seen["losses"] == 0
 
 
+def test_a_result_that_cannot_be_written_is_refused_before_anything_is_opened(source, tmp_path):
+    """Guards ten minutes of trying a device, whose figures a wrong folder would lose at the end."""
+    for path in (tmp_path, tmp_path / "absent" / "seen.json"):
+        with pytest.raises(ConfigError, match="--json"):
+            devices.main(devices.Config("test", "spacemouse", seconds=0.0, json=path))
+    assert source.openings == 0
+
+
 def test_a_device_that_is_lost_is_shown_and_counted():
     """A cable that breaks now and then is found by trying."""
     seen = devices.Seen("pad")
