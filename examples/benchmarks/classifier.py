@@ -11,7 +11,7 @@ import json
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ class Config:
     play: int = 40  # and ones that go in and out of success, to show its limit from both sides
     held_out: tuple[int, int] = (80, 320)  # the same, to measure with
     views: int = 4  # of each frame in training
+    learning: Training = field(default_factory=Training)  # of each row; its seed is the row's
     results: Path = RESULTS  # where CSV and PNG go
     json: Path | None = None  # also write the rows here
 
@@ -74,9 +75,9 @@ def measure(config: Config, seed: int, learnt: Examples, unseen: Examples) -> tu
     """One row: train on spoiled labels, measure on true ones."""
     given = spoiled(learnt, config.noise, np.random.default_rng(seed))
     begun, used = time.perf_counter(), _cpu()
-    trained = train(given, BINARY, BINARY[SUCCESS], Training(seed=seed))
+    trained = train(given, BINARY, BINARY[SUCCESS], replace(config.learning, seed=seed))
     took, used = time.perf_counter() - begun, _cpu() - used
-    probable, truth = scores(trained, Training().network, unseen), unseen.labels == SUCCESS
+    probable, truth = scores(trained, config.learning.network, unseen), unseen.labels == SUCCESS
     curve = calibration.precision_recall(probable, truth)
     belief = trained.beliefs[BINARY[SUCCESS]]
     flipped = given.labels != learnt.labels
