@@ -258,8 +258,8 @@ def act(
         timed(policy, latency),
         [
             policy.hear,
-            Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
             verdicts,
+            Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
             tally,
             EpisodeLog(tally, metrics, policy, already, further=latency.take),
             board,

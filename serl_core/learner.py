@@ -130,7 +130,7 @@ class Learner:
         self.grad_steps = 0
         self._link = link
         self._store = store
-        self._verdicts = Following(self.replay)
+        self._verdicts = Following(self.replay, now, wall)
         self._now = now
         self._wall = wall
         self.received: Counter[str] = Counter()  # online steps of each actor session, refused ones included

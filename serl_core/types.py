@@ -22,6 +22,7 @@ Source = Literal["demo", "online"]
 Verdict = Literal["success", "failure", "pending", "discarded"]  # on an episode, see `serl_core.data.labels`
 Wrong = Literal["", "false_success", "missed_success"]  # how a judge was wrong; "": it was not, or nobody says
 DEMONSTRATOR = "demo"  # the actor session of recorded demonstrations
+SILENCE = "silence"  # `Judgement.who` of a question to a person, and of what follows where they do not answer it
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,8 @@
 ``labels.jsonl`` in a store's folder has one JSON object per line, appended and never changed: ``actor``, ``episode``,
 ``verdict`` ("success", "failure", "pending", or "discarded": recorded, but not to be used), ``step`` (of the first
 frame of success, −1 otherwise), ``source`` (what judged: "person", "classifier", "oracle"), ``who`` (its name or
-version), ``wall_time`` (s since 1970), and ``wrong``: that the judge of the run was wrong about step ``wrong_step``
-("false_success", "missed_success"), or "" and −1.
+version; "silence" where a person was asked and did not answer), ``wall_time`` (s since 1970), and ``wrong``: that the
+judge of the run was wrong about step ``wrong_step`` ("false_success", "missed_success"), or "" and −1.
 Of several verdicts on an episode the last line counts, whatever the clocks said.
 """
 

@@ -18,8 +18,9 @@ from serl_core.data.episodes import EpisodeStore
 from serl_core.data.labels import HardExample, LabelLayer, hard_examples, label_of
 from serl_core.data.replay import Replay, as_frames
 from serl_core.data.sampling import Sampling
+from serl_core.envs.rewards import PersonJudge
 from serl_core.teleop.console import Event, Said
-from serl_core.types import EpisodeStart, Judgement, Record, Step, record_from_tree, record_to_tree
+from serl_core.types import SILENCE, EpisodeStart, Judgement, Record, Step, record_from_tree, record_to_tree
 from serl_core.verdicts import Verdicts
 
 STEPS = 4
@@ -176,6 +177,95 @@ def test_a_success_that_was_confirmed_late_is_denied_where_it_began():
     desk.verdicts(replace(step("a", 0, 1), success=True, terminated=True, ago=1))
     desk.say(Event.FALSE_SUCCESS)
     assert desk.last() == (0, "failure", -1, "false_success", 0)
+
+
+# ── questions ────────────────────────────────────────────────────────────────────────────────────
+
+
+def asked_in(desk: Desk, number: int, then: Event | None) -> list[tuple[str, str]]:
+    """An episode that a person ends without a verdict, what they say then, and the next one: verdicts, who says so."""
+    before = len(desk.sent)
+    desk.episode(number, "", said={STEPS - 1: Event.END})
+    if then:
+        desk.say(then)
+    desk.verdicts(start("a", number + 1))
+    return [(one.verdict, one.who) for one in desk.sent[before:] if one.episode == number]
+
+
+QUESTION, SILENT = ("pending", SILENCE), ("failure", SILENCE)
+
+
+@pytest.mark.parametrize(
+    ("then", "verdict"),
+    [
+        (Event.SUCCESS, ("success", "anna")),
+        (Event.FAILURE, ("failure", "anna")),
+        (Event.DISCARD, ("discarded", "anna")),
+        (Event.UNDO, ("discarded", "anna")),
+        (None, SILENT),
+        (Event.BEGIN, SILENT),
+    ],
+)
+def test_an_end_without_a_verdict_is_a_question(then: Event | None, verdict: tuple[str, str]):
+    """Guards the last step while a person thinks, each of their answers, and that silence ends the question."""
+    assert asked_in(Desk(), 0, then) == [QUESTION, verdict]
+
+
+def test_a_question_is_there_before_the_end_of_its_episode():
+    """Guards the moment between the last step's record and the question: an update could learn it there."""
+    desk = Desk()
+    desk.verdicts(start("a", 0))
+    desk.verdicts(step("a", 0, 0))
+    desk.say(Event.END)
+    assert not desk.sent
+    desk.verdicts(replace(step("a", 0, 1), truncated=True))  # before whoever sends this record is told of it
+    assert desk.last() == (0, "pending", -1, "", -1)
+
+
+def test_who_has_judged_is_not_asked():
+    """Guards against questions about episodes that have their verdict: from the person, or from the judge."""
+    desk = Desk()
+    desk.verdicts(start("a", 0))
+    desk.say(Event.SUCCESS)
+    desk.say(Event.END)
+    desk.verdicts(replace(step("a", 0, 0), truncated=True))
+    desk.episode(1, "success", said={3: Event.END})
+    desk.episode(2, "failure", said={3: Event.END})
+    desk.episode(3, "")
+    desk.verdicts.leave()
+    assert [one.verdict for one in desk.sent] == ["success"]
+
+
+def test_where_nobody_else_judges_each_end_is_a_question():
+    """Guards runs whose only judge is a person: a time limit says nothing about success."""
+    desk = Desk()
+    desk.verdicts(replace(start("a", 0), meta={"judge": PersonJudge(list).name}))
+    for index in range(STEPS):
+        desk.verdicts(ended(0, index, ""))
+    desk.say(Event.SUCCESS)
+    desk.verdicts(replace(start("a", 1), meta={"judge": PersonJudge(list, PersonJudge(list)).name}))
+    for index in range(STEPS):
+        desk.verdicts(ended(1, index, ""))
+    desk.verdicts.leave()
+    assert [(one.episode, one.verdict) for one in desk.sent] == [(0, "pending"), (0, "success")]
+
+
+def test_leaving_ends_a_question():
+    """Guards what an actor leaves behind that ends while somebody thinks: nobody answers any more."""
+    desk = Desk()
+    desk.episode(0, "", said={3: Event.END})
+    for _ in range(2):
+        desk.verdicts.leave()
+    assert [(one.verdict, one.who) for one in desk.sent] == [QUESTION, SILENT]
+
+
+def test_an_episode_without_a_step_is_no_question():
+    """Guards the store against questions about nothing."""
+    desk = Desk()
+    desk.verdicts(start("a", 0))
+    desk.say(Event.END)
+    desk.verdicts(replace(step("a", 0, 0), aborted=True, truncated=True))
+    assert not desk.sent
 
 
 # ── on their way ─────────────────────────────────────────────────────────────────────────────────
