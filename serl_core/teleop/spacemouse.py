@@ -138,12 +138,16 @@ class _Pending:
 
 
 def roles(model: str, names: Sequence[str], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    """Which buttons close, open and, if one is wanted, clutch. Raises `DeviceError` for one that the model lacks."""
+    """Which buttons close, open and, if one is wanted, clutch; the clutch does neither unless that is asked for, too.
+
+    Raises `DeviceError` for one that the model lacks.
+    """
     for name in filter(None, wanted):
         if name not in names:
             raise DeviceError(f'{model} has no button "{name}"{nearest(name, names)}')
     usual = next((pair for pair in GRIPPER_BUTTONS if set(pair) <= set(names)), (*names[:2], "", "")[:2])
-    return wanted[0] or usual[0], wanted[1] or usual[1], *wanted[2:]
+    free = ["" if name in wanted[2:] else name for name in usual]
+    return wanted[0] or free[0], wanted[1] or free[1], *wanted[2:]
 
 
 def load() -> Any:

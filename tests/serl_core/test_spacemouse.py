@@ -88,6 +88,15 @@ def test_other_buttons_can_be_chosen():
         Decoder(load(), MODELS["SpaceMousePro"], ("MENUE", ""))
 
 
+def test_a_clutch_is_not_the_grippers_button():
+    """Small models have two buttons: each takeover would open the gripper, and drop what it holds."""
+    small = Decoder(load(), MODELS["SpaceMouseCompact"], ("", "", "RIGHT"))
+    assert small.feed(b"\x03\x02\x00").buttons == (False, False, True)
+    assert small.feed(b"\x03\x01\x00").buttons == (True, False, False)
+    both = Decoder(load(), MODELS["SpaceMouseCompact"], ("", "RIGHT", "RIGHT"))
+    assert both.feed(b"\x03\x02\x00").buttons == (False, True, True)
+
+
 def test_reports_of_no_interest_change_nothing():
     """Receivers also send the state of their battery; a damaged report must not become a jump."""
     decoder = Decoder(load(), MODELS["UniversalReceiver"], ("", ""))
