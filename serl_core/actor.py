@@ -16,7 +16,7 @@ import gymnasium as gym
 
 from robot_servers.keys import load_client_keys
 from serl_core.advice import Advisor, Learner, advisor_for
-from serl_core.attendance import Attendance, attending
+from serl_core.attendance import Attendance, attending, check_wanted
 from serl_core.config import Observation
 from serl_core.envs.attention import Attended, attended
 from serl_core.envs.rewards import Judge
@@ -207,6 +207,7 @@ def training_seeds(seed: int, already: int) -> Iterator[int]:
 def main(config: Config) -> int:
     """Act until the steps are done or someone stops it; what cannot be delivered now waits in the spool."""
     task = load_task(config.task)
+    check_wanted(config, len(task.arms))
     keys = load_client_keys(config.keys) if config.keys else None
     helping = helping_of(config.operator, config.scripted, task, config.obs, config.seed)
     stop = StopFlag()

@@ -22,6 +22,7 @@ from serl_core.teleop.buttons import SayingButtons
 from serl_core.teleop.console import Console, Event
 from serl_core.teleop.consoles import open_console
 from serl_core.teleop.device import Device
+from serl_core.teleop.spec import parse_spec
 from serl_core.teleop.terminal import Listener
 
 log = logging.getLogger(__name__)
@@ -109,6 +110,15 @@ def attending(
             return
         device = SayingButtons(device, saying, heard.say, lambda reading: reading.pressed)
         yield attended_by(session, heard, device, stop, look=device.read)
+
+
+def check_wanted(wanted: Wanted, arms: int) -> None:
+    """Raises `ConfigError` for words that no device could be meant by: to be called before a robot is asked for."""
+    saying = parse_buttons(wanted.buttons)
+    if wanted.operator not in WITHOUT_DEVICE:
+        parse_spec(wanted.operator, arms)
+    elif saying:
+        raise ConfigError(f"--buttons are those of a device, and --operator {wanted.operator} has none: name one")
 
 
 def parse_buttons(text: str) -> dict[str, Event]:

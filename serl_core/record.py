@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from robot_servers.keys import ClientKeys, load_client_keys
-from serl_core.attendance import attending, parse_buttons
+from serl_core.attendance import attending, check_wanted, parse_buttons
 from serl_core.config import ConfigError, Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.envs.attention import by_hand
@@ -244,6 +244,7 @@ def main(config: Config) -> int:
     """Record."""
     check(config)
     task = load_task(config.task)
+    check_wanted(config, len(task.arms))
     judge = named_judge(config, task)
     keys = load_client_keys(config.keys) if config.keys else None
     with connected(task, config.obs, config.robot, config.truth, keys=keys) as session:
