@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -221,8 +222,17 @@ def check(config: Config) -> None:
         )
     if config.episodes < 0 or config.max_steps < 0:
         raise ConfigError("--episodes and --max-steps must not be negative")
+    if config.json is not None:
+        check_json(config.json)
     if config.judge and config.kind != "demo":
         raise ConfigError(f"--judge is for demonstrations: what is recorded as {config.kind} is taken at your word")
+
+
+def check_json(path: Path) -> None:
+    """Before a recording whose outcome would not be told; missing folders are made. Raises `ConfigError`."""
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigError(f"--json {path} cannot be written: name a file in a folder that can be")
 
 
 def named_judge(config: Config, task: AnyTask) -> Judge | None:

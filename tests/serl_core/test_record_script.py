@@ -93,6 +93,15 @@ def test_what_a_recording_came_to_is_written_for_programs(session: Session, tmp_
         }  # fmt: skip
 
 
+def test_an_outcome_that_cannot_be_written_is_refused_before_the_robot_moves(tmp_path: Path) -> None:
+    """Guards an hour of demonstrations against an error at its very end."""
+    (tmp_path / "file").touch()
+    for wrong in (tmp_path, tmp_path / "file" / "demos.json"):
+        with pytest.raises(ConfigError, match="--json .* cannot be written"):
+            check(Config(tmp_path / "demos", json=wrong))
+    check(Config(tmp_path / "demos", json=tmp_path / "not" / "yet" / "demos.json"))
+
+
 @pytest.mark.parametrize(("kind", "successes"), [("success", 2), ("failure", 0)])
 def test_what_was_recorded_of_other_kinds_is_written_too(
     session: Session, tmp_path: Path, kind: Kind, successes: int
