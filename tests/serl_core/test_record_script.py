@@ -97,7 +97,7 @@ def test_an_outcome_that_cannot_be_written_is_refused_before_the_robot_moves(tmp
     """Guards an hour of demonstrations against an error at its very end."""
     (tmp_path / "file").touch()
     for wrong in (tmp_path, tmp_path / "file" / "demos.json"):
-        with pytest.raises(ConfigError, match="--json .* cannot be written"):
+        with pytest.raises(ConfigError, match=r"--json .* cannot be written"):
             check(Config(tmp_path / "demos", json=wrong))
     check(Config(tmp_path / "demos", json=tmp_path / "not" / "yet" / "demos.json"))
 
