@@ -22,9 +22,7 @@ from serl_core.checkpoint import Checkpoints
 from serl_core.claim import check_claim
 from serl_core.config import START_AFTER, ConfigError, Observation, Preset, Vision
 from serl_core.data.episodes import EpisodeStore
-from serl_core.data.memory import place_frames
 from serl_core.data.refresh import Refresher
-from serl_core.data.replay import Replay
 from serl_core.engine import Engine, data_parallel
 from serl_core.following import Following
 from serl_core.limiter import UpdateLimiter
@@ -32,12 +30,11 @@ from serl_core.methods import Method, recipe
 from serl_core.metrics import Metrics
 from serl_core.nets.encoders import fit_normaliser
 from serl_core.nets.frames import SHIFTS
-from serl_core.perception import Encode, refresher, remembered, with_projection
+from serl_core.perception import Encode, refresher, remembered, replay_for, with_projection
 from serl_core.policies import VIEWS, Blueprint
 from serl_core.processes import StopFlag
 from serl_core.progress import progress
 from serl_core.summary import write_json
-from serl_core.tasks import load_task
 from serl_core.transport import LearnerLink
 from serl_core.types import DEMONSTRATOR, Judgement, Message, Step
 
@@ -104,18 +101,7 @@ class Learner:
         self.recipe = recipe(config, self.blueprint.agent_config)
         sharding = data_parallel(jax.local_devices(), self.blueprint.agent_config.batch)
         encode = encode or self.blueprint.replay_encoder(np.random.default_rng([config.seed, 1]))
-        where, available = place_frames(config.capacity, encode(self.blueprint.raw_example()), jax.local_devices())
-        self.replay = Replay(
-            config.capacity,
-            self.blueprint.raw_example(),
-            load_task(config.task).action_dim,
-            encode=encode,
-            views=self.blueprint.views,
-            where=where,
-            sharding=sharding,
-            available=available,
-            routing=self.recipe.routing,
-        )
+        self.replay = replay_for(config, self.blueprint, self.recipe.routing, encode, sharding)
         spec, utd = replace(self.recipe.sampling, stack=self.blueprint.stack), self.recipe.utd
         self.engine = Engine(self.agent, self.replay, spec, utd, self.blueprint.sight(), config.seed, sharding)
         self.limiter = UpdateLimiter(

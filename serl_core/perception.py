@@ -1,4 +1,7 @@
-"""What becomes of a run's frames: features, projected by what demonstrations show, computed once and kept on disk."""
+"""What becomes of a run's frames: features, projected by what demonstrations show, computed once and kept on disk.
+
+And the replay that holds them.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
+import jax
 import numpy as np
 import numpy.typing as npt
 
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.features import RememberedFeatures
+from serl_core.data.memory import place_frames
 from serl_core.data.refresh import Refresher
 from serl_core.data.replay import Replay
+from serl_core.data.routing import Routing
 from serl_core.nets.frames import SHIFTS
 from serl_core.nets.projection import Projection, fit_projection, load_projection, save_projection
 from serl_core.policies import Blueprint
+from serl_core.tasks import load_task
 from serl_core.types import EpisodeStart, Obs
 
 Encode = Callable[[Obs], Mapping[str, npt.NDArray[Any]]]
@@ -30,6 +37,10 @@ FITTED_ON = 1_000  # frames of demonstrations; with 16 positions each they say e
 class Wanted(Protocol):
     """What of the learner's configuration matters here."""
 
+    @property
+    def task(self) -> str: ...
+    @property
+    def capacity(self) -> int: ...
     @property
     def run_dir(self) -> Path: ...
     @property
@@ -51,6 +62,25 @@ def with_projection(blueprint: Blueprint, config: Wanted) -> Blueprint:
     if not path.exists():
         save_projection(path, _fitted(blueprint, config))
     return replace(blueprint, projection=load_projection(path))
+
+
+def replay_for(
+    config: Wanted, blueprint: Blueprint, routing: Routing, encode: Encode, sharding: jax.sharding.Sharding | None
+) -> Replay:
+    """An empty one, its frames where they fit. Raises `StoreError` if they fit nowhere."""
+    example = blueprint.raw_example()
+    where, available = place_frames(config.capacity, encode(example), jax.local_devices())
+    return Replay(
+        config.capacity,
+        example,
+        load_task(config.task).action_dim,
+        encode=encode,
+        views=blueprint.views,
+        where=where,
+        sharding=sharding,
+        available=available,
+        routing=routing,
+    )
 
 
 def refresher(blueprint: Blueprint, replay: Replay, stores: Sequence[EpisodeStore], seed: int) -> Refresher | None:
