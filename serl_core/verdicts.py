@@ -78,6 +78,7 @@ class Verdicts:
         self._wall = wall
         self._running: _Episode | None = None
         self._ended: deque[_Episode] = deque(maxlen=REMEMBERED)
+        self._taken_back = False  # the last one: nobody means the one before it by a word on "the last"
         self._open: list[Said] = []  # said of the running episode, until its next step is recorded
 
     def __call__(self, record: Record) -> None:
@@ -142,13 +143,15 @@ class Verdicts:
         if episode.waits:
             self._tell(Judgement(episode.actor, episode.number, "pending", -1, SILENCE, self._wall()))
         self._ended.append(episode)
+        self._taken_back = False
 
     # ── the last one ─────────────────────────────────────────────────────────────────────────────
 
     def _correct(self, said: Said) -> None:
         if said.event is Event.UNDO:
-            self._say(said, self._last(said.event), "discarded")
+            self._say(said, self._newest(said.event), "discarded")
             self._ended.pop()
+            self._taken_back = True
         elif said.event is Event.FALSE_SUCCESS:
             self._deny(said, self._last(said.event))
         elif said.event is Event.FAILURE:
@@ -159,6 +162,12 @@ class Verdicts:
             self._grant(said, self._last(said.event))
 
     def _last(self, event: Event) -> _Episode:
+        if self._taken_back:
+            raise _Meaningless(f'"{event}": the last episode was taken back; serl label RUN corrects those before')
+        return self._newest(event)
+
+    def _newest(self, event: Event) -> _Episode:
+        """That is not taken back."""
         if not self._ended:
             raise _Meaningless(f'"{event}": no episode has ended here yet; serl label RUN corrects those before')
         return self._ended[-1]

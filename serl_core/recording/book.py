@@ -20,32 +20,37 @@ ABOUT: dict[Kind, str] = {
     "play": "episodes of free play",
 }
 TERMS: dict[Kind, Terms] = {
-    "demo": Terms(counts="success", unsaid="discarded"),
-    "success": Terms(counts="success", unsaid="success", whole=True),
-    "failure": Terms(counts="failure", unsaid="failure"),
-    "play": Terms(counts="pending", unsaid="pending"),
+    "demo": Terms(counts=("success",), unsaid="discarded"),
+    "success": Terms(counts=("success",), unsaid="success", whole=True),
+    "failure": Terms(counts=("failure",), unsaid="failure"),
+    "play": Terms(counts=("pending", "success", "failure"), unsaid="pending"),
 }
 
 
 def known_entries(store: EpisodeStore, actor: str) -> list[Entry]:
-    """The episodes of an actor that a store holds, oldest first, as the newest verdicts have them, else the records."""
+    """The episodes of an actor that a store holds, oldest first, as the newest verdicts have them, else the records.
+
+    One that a crash left behind is over once a person has labelled it: a word meant for another does not reach it.
+    """
     found: dict[int, Entry] = {}
     for record in store.records(as_recorded=True):
         if record.actor != actor:
             continue
         if isinstance(record, EpisodeStart):
-            found[record.episode] = Entry(actor, record.episode, verdict="pending", over=True)
+            found[record.episode] = Entry(actor, record.episode, verdict="pending")
         elif record.episode in found:  # of a damaged start the steps are left out too
             _go_on(found[record.episode], record)
     for (labelled, episode), label in store.labels.newest().items():
         if labelled == actor and episode in found:
             found[episode].verdict = label.verdict
+            found[episode].over |= label.source == "person"
     return list(found.values())
 
 
 def _go_on(entry: Entry, step: Step) -> None:
     if not step.aborted:
         entry.last = step.step
+    entry.over = step.terminated or step.truncated
     if step.success:
         entry.verdict, entry.judged = "success", step.step - step.ago
     elif step.terminated:

@@ -29,7 +29,7 @@ SPOKEN: dict[Event, Verdict] = {
 class Terms:
     """How episodes are counted. ``unsaid``: the verdict on one of which neither a person nor a judge said anything."""
 
-    counts: Verdict  # the verdict that is wanted
+    counts: tuple[Verdict, ...]  # the verdicts that are wanted
     unsaid: Verdict
     whole: bool = False  # a success is one from the first frame on
 
@@ -79,16 +79,18 @@ class Ledger:
         self._say = say
         self._wall = wall
         self._spoken: Event | None = None  # of the running episode; the last word counts
+        self._asked = False  # a person ended it: they are asked what it came to
+        self._waiting: Entry | None = None  # for their answer
 
     @property
     def kept(self) -> list[Entry]:
         """The episodes that count."""
-        return [entry for entry in self.entries if entry.over and entry.verdict == self._terms.counts]
+        return [entry for entry in self.entries if entry.over and entry.verdict in self._terms.counts]
 
     def __call__(self, record: Record) -> None:
         """The next record; it must have been stored before."""
         if isinstance(record, EpisodeStart):
-            self._spoken = None
+            self._spoken, self._asked, self._waiting = None, False, None
             self.entries.append(Entry(record.actor, record.episode))
             self._judge(self.entries[-1], "discarded", "recorder")
             return
@@ -102,6 +104,8 @@ class Ledger:
         """Something was said, in an episode or between two."""
         if running and said.event in SPOKEN:
             self._spoken = said.event
+        elif running and said.event is Event.END:
+            self._asked = True
         elif said.event is Event.UNDO:
             self._take_back()
         elif said.event is Event.FALSE_SUCCESS:
@@ -119,15 +123,18 @@ class Ledger:
             self._judge(entry, "success" if last.success else "failure", "judge")
         else:
             self._judge(entry, self._terms.unsaid if entry.steps else "discarded", "recorder")
+            self._waiting = entry if self._asked else None
         self._say(self._about(entry))
 
     # ── episodes that are over ──
 
     def _take_back(self) -> None:
-        if not self.kept:
+        """The episode whose verdict is waited for, else the last that counts."""
+        entry = self._waiting or (self.kept[-1] if self.kept else None)
+        if entry is None:
             self._say("there is no episode to take back")
             return
-        entry = self.kept[-1]
+        self._waiting = None
         self._judge(entry, "discarded", "person")
         self._say(f"taken back: {self._about(entry)}")
 
@@ -146,6 +153,7 @@ class Ledger:
         if not over or (SPOKEN[event] == "success" and not over[-1].steps):
             self._say(f'there is no episode of which "{event}" could be said')
             return
+        self._waiting = None
         self._judge_as_said(over[-1], event)
         self._say(self._about(over[-1]))
 

@@ -108,6 +108,26 @@ def test_taking_back_goes_back_over_what_was_kept() -> None:
     assert told.said[-1] == "there is no episode to take back" and not told.ledger.kept
 
 
+def test_an_episode_that_waits_for_its_verdict_is_what_is_taken_back() -> None:
+    """Guards a good demonstration against an undo that was meant for the one just ended."""
+    told = Told()
+    told.episode(S, **SUCCEEDS)
+    told.episode(E, **LATE)
+    told.hear(U)
+    assert told.verdicts == ["success", "discarded"] and told.said[-1].startswith("taken back: episode 1")
+    told.hear(U)
+    assert told.verdicts == ["discarded"] * 2
+
+
+def test_free_play_counts_whatever_it_came_to() -> None:
+    """Guards free play that happens to solve the task."""
+    told = Told("play")
+    for spoken, end in ((S, SUCCEEDS), (F, FAILS), (D, LATE)):
+        told.episode(spoken, **end)
+    told.episode(**LATE)
+    assert [entry.number for entry in told.ledger.kept] == [0, 1, 3]
+
+
 def test_a_verdict_afterwards_is_of_the_last_episode() -> None:
     """Guards a second thought, and what is said before there is anything to say it of."""
     told = Told()
@@ -205,6 +225,7 @@ def test_an_episode_that_a_crash_left_behind_is_used_by_nobody(tmp_path: Path) -
     assert len(list(store.records(as_recorded=True))) == 2
     with store:
         again = Book(store, "demo", "demo", "anna", lambda text: None)
+        again.ledger.hear(said(S), False)
     assert (again.first_episode, again.kept, again.ledger.entries[0].steps) == (1, 0, 1)
 
 

@@ -136,6 +136,20 @@ def test_undo_goes_back_one_by_one():
     assert len(desk.sent) == 2 and "serl label" in desk.complaints[0]
 
 
+@pytest.mark.parametrize("event", [Event.FALSE_SUCCESS, Event.MISSED_SUCCESS, Event.SUCCESS, Event.FAILURE])
+def test_a_verdict_after_one_was_taken_back_is_on_no_other(event: Event):
+    """Guards the episode before it: it has its verdict, and the person does not see that it would change."""
+    desk = Desk()
+    desk.episode(0, "success")
+    desk.episode(1, "")
+    desk.say(Event.UNDO)
+    desk.say(event)
+    assert len(desk.sent) == 1 and "was taken back" in desk.complaints[0]
+    desk.episode(2, "")
+    desk.say(Event.SUCCESS)
+    assert desk.last()[:2] == (2, "success")
+
+
 @pytest.mark.parametrize("event", [Event.FALSE_SUCCESS, Event.MISSED_SUCCESS, Event.SUCCESS, Event.FAILURE, Event.UNDO])
 def test_a_verdict_on_nothing_is_one_line_with_the_way_out(event: Event):
     """Guards a person who corrects what an earlier process recorded: nothing is sent, and they learn how to."""
