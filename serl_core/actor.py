@@ -35,6 +35,7 @@ from serl_core.rollout import Identity, rollout
 from serl_core.session import connected, episode_meta, make_env
 from serl_core.summary import Tally
 from serl_core.tasks import load_task
+from serl_core.teleop.console import Said
 from serl_core.transport import ActorLink, LinkError, LinkStatus
 from serl_core.types import EpisodeStart, Judgement, Record
 from serl_core.verdicts import Verdicts
@@ -73,6 +74,7 @@ class Config:
     trunk_weights: Path | None = None  # of the learner's image trunk; the small one comes with the package
 
 
+REFUSED = "refused"  # the figure that says what could not be meant
 PATIENCE = 120  # s to wait for a learner; it may be compiling
 RECENT = 20  # episodes behind the rates that a person is shown
 
@@ -283,9 +285,22 @@ def heard_verdicts(
     board: Board,
     advisor: Advisor,
 ) -> Verdicts:
-    """What a person says of episodes, on its way to the store and to everybody here who counts successes."""
-    verdicts = Verdicts((send, tally.judge, board.judge, advisor.judge), who)
-    there.ears.listeners.append(lambda said, running: verdicts.hear(said))
+    """What a person says of episodes, on its way to the store and to everybody here who counts successes.
+
+    What cannot be meant stands among the figures of their console until they say the next thing.
+    """
+    ears = there.ears
+
+    def complain(text: str) -> None:
+        log.error("%s", text)
+        ears.status[REFUSED] = text
+
+    def hear(said: Said, running: bool) -> None:
+        ears.status.pop(REFUSED, None)
+        verdicts.hear(said)
+
+    verdicts = Verdicts((send, tally.judge, board.judge, advisor.judge), who, complain)
+    ears.listeners.append(hear)
     return verdicts
 
 

@@ -95,6 +95,14 @@ def test_what_is_said_at_the_console_ends_the_actors_episode_and_travels(tmp_pat
     assert advisor.course.successes == 0 and console.shown[-1]["on its own"].startswith("0 of")
 
 
+def test_what_cannot_be_meant_is_shown_where_it_was_said(tmp_path: Path) -> None:
+    """Guards against a verdict that only the log of another window refuses."""
+    console = Script(in_order(("2", Event.FALSE_SUCCESS), ("4", Event.SUCCESS), ("3", Event.QUIT)))
+    told(console, replace(REACH, max_steps=12), tmp_path)
+    refused = [one.get("refused", "") for one in console.shown]
+    assert refused[0] == refused[-1] == "" and any("no episode has ended here yet" in text for text in refused)
+
+
 def test_an_episode_that_is_ended_is_a_question_until_it_is_answered(tmp_path: Path) -> None:
     """Guards what goes to the learner while a person thinks, the answer, and that going on without one is silence."""
     answers = in_order(("3", Event.END), ("judge", Event.SUCCESS), ("2", Event.END), ("judge", Event.BEGIN))
