@@ -349,9 +349,10 @@ def main(config: Config) -> int:
         LearnerLink(config.address, store.last_of_each(), config.insecure, keys=keys) as link,
         StopFlag().on_signals() as stop,
     ):
+        blueprint = blueprint_for(config)
+        recipe(config, blueprint.agent_config)  # refuses what does not fit together, before the folder is claimed
         write_json(config.run_dir / "config.json", claimed)  # only now: store and port are ours
         print(f"ready {link.address}", flush=True)
-        blueprint = blueprint_for(config)
         with remembered(config.run_dir, blueprint, config.seed) as encode:
             learner = Learner(config, link, store, blueprint, encode)
             print(learner.replay.describe(), flush=True)

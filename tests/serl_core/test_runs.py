@@ -28,6 +28,13 @@ def test_a_run_is_resumed_only_as_what_it_is(tmp_path):
     assert read_json(tmp_path / "config.json")["task"] == "pick_cube"
 
 
+def test_a_run_that_is_refused_was_not_begun(tmp_path):
+    """Guards the corrected command against "holds a run" of which there is nothing."""
+    with pytest.raises(ConfigError, match="--imitation"):
+        learner.main(learner.Config(run_dir=tmp_path, address="tcp://127.0.0.1:0", method="rlif", imitation=1.0))
+    assert not (tmp_path / "config.json").exists()
+
+
 def test_a_run_goes_on_with_the_weight_of_imitation_that_it_began_with(tmp_path):
     """Guards a comparison of this switch, and runs that were begun before there was one."""
     begun = parse("learner", learner.Config, ["--run-dir", str(tmp_path), "--imitation", "0"])
