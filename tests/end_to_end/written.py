@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import re
 import shlex
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import pytest
 
@@ -37,9 +39,14 @@ def inline(text: str) -> list[list[str]]:
 
 
 def known_options(name: str) -> set[str]:
-    """Of a ``serl`` command, those of its groups left out."""
-    entries = fields(importlib.import_module(cli.COMMANDS[name]).Config)
-    return {f"--{entry.name.replace('_', '-')}" for entry in entries}
+    """Of a ``serl`` command, those of its groups included."""
+    return {"--help", *_options(importlib.import_module(cli.COMMANDS[name]).Config, "--")}
+
+
+def _options(config: Any, prefix: str) -> Iterator[str]:
+    for name, kind in get_type_hints(config).items():
+        option = prefix + name.replace("_", "-")
+        yield from _options(kind, f"{option}.") if is_dataclass(kind) else [option]
 
 
 def check(name: str, *options: str) -> None:
