@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -17,6 +16,7 @@ from rich.text import Text
 
 from robot_servers.interface import Array
 from serl_core.config import ConfigError
+from serl_core.summary import check_writable, write_json
 from serl_core.teleop.build import LEGENDS, has_display, open_readers
 from serl_core.teleop.device import TWIST, DeviceError, Reading
 from serl_core.teleop.gamepad import find_pads
@@ -99,14 +99,8 @@ def main(config: Config) -> int:
     for seen in found:
         print(seen.summary())
     if config.json:
-        config.json.write_text(json.dumps([asdict(seen) for seen in found], indent=2) + "\n")
+        write_json(config.json, [asdict(seen) for seen in found])
     return 0
-
-
-def check_writable(path: Path) -> None:
-    """Before a session whose result would be lost. Raises `ConfigError`."""
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise ConfigError(f"--json {path} cannot be written: name a file in a folder that exists")
 
 
 # ── test ──

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,7 +35,7 @@ from serl_core.recording.script import scripted_attendance
 from serl_core.recording.watch import Watch, WatchConfig
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import Session, connected, episode_meta, make_env
-from serl_core.summary import write_json
+from serl_core.summary import check_writable, write_json
 from serl_core.tasks import load_task
 from serl_core.teleop.console import Event
 from serl_core.teleop.scripted import OperatorConfig
@@ -223,16 +222,9 @@ def check(config: Config) -> None:
     if config.episodes < 0 or config.max_steps < 0:
         raise ConfigError("--episodes and --max-steps must not be negative")
     if config.json is not None:
-        check_json(config.json)
+        check_writable(config.json)
     if config.judge and config.kind != "demo":
         raise ConfigError(f"--judge is for demonstrations: what is recorded as {config.kind} is taken at your word")
-
-
-def check_json(path: Path) -> None:
-    """Before a recording whose outcome would not be told; missing folders are made. Raises `ConfigError`."""
-    folder = next(above for above in path.absolute().parents if above.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
-        raise ConfigError(f"--json {path} cannot be written: name a file in a folder that can be")
 
 
 def named_judge(config: Config, task: AnyTask) -> Judge | None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from serl_core.config import ConfigError
 from serl_core.types import EpisodeStart, Judgement, Record, Step
 
 
@@ -106,7 +108,14 @@ class Tally:
         }
 
 
-def write_json(path: Path, tree: Mapping[str, Any]) -> None:
+def check_writable(path: Path) -> None:
+    """For ``--json``, before its outcome could be lost; folders that `write_json` makes count. Raises `ConfigError`."""
+    folder = next(above for above in path.absolute().parents if above.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise ConfigError(f"--json {path} cannot be written: name a file in a folder that can be")
+
+
+def write_json(path: Path, tree: Mapping[str, Any] | Sequence[Any]) -> None:
     """Write beside and rename, so that a reader never sees half a file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_suffix(".tmp")

@@ -114,7 +114,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.teleop": {*PLAIN, "serl_core.envs"},
     "serl_core.envs": {*PLAIN, "serl_core.teleop"},
     "serl_core.session": {*PLAIN, "robot_servers.client", "robot_servers.keys", "serl_core.envs", "serl_core.teleop"},
-    "serl_core.devices": {*PLAIN, "serl_core.teleop"},
+    "serl_core.devices": {*PLAIN, "serl_core.teleop", "serl_core.summary"},
     "serl_core.attendance": {
         *("robot_servers.interface", "robot_servers.keys", "robot_servers.stop", *CONFIG),
         *("serl_core.session", "serl_core.envs", "serl_core.teleop"),
@@ -140,7 +140,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.verdicts": {"serl_core.types", "serl_core.teleop"},
     "serl_core.course": {*PLAIN, "serl_core.envs"},
     "serl_core.advice": {"serl_core.types", "serl_core.pairs", "serl_core.course"},
-    "serl_core.summary": {"serl_core.types"},
+    "serl_core.summary": {"serl_core.types", "serl_core.config"},
     "serl_core.progress": set(),
     "serl_core.processes": set(),
     "serl_core.franka_sim": {"serl_core.processes"},

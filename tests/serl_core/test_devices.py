@@ -32,7 +32,8 @@ def test_what_was_seen_is_summed_up(source, tmp_path, capsys):
 
 def test_a_result_that_cannot_be_written_is_refused_before_anything_is_opened(source, tmp_path):
     """Guards ten minutes of trying a device, whose figures a wrong folder would lose at the end."""
-    for path in (tmp_path, tmp_path / "absent" / "seen.json"):
+    (tmp_path / "file").touch()
+    for path in (tmp_path, tmp_path / "file" / "seen.json"):
         with pytest.raises(ConfigError, match="--json"):
             devices.main(devices.Config("test", "spacemouse", seconds=0.0, json=path))
     assert source.openings == 0
