@@ -58,7 +58,7 @@ class Config:
     takeover_penalty: float = 0.0  # hil-serl: subtracted from the reward of the policy's last steps before a takeover
     takeover_penalty_steps: int = 1  # how many of them
     demo_age: int = 0  # online transitions after which what a person did is no longer a demonstration; 0: never
-    imitation: float | None = None  # hil-serl: weight of following the person where critics agree; 0: off; or as preset
+    imitation: float | None = None  # weight of following the person where critics agree; 0: off; hil-serl: or as preset
     rlif_expert: Literal["last", "none", "all"] = "last"  # rlif: which of the person's steps are learnt from
     preset: Preset = "default"  # "plain": RLPD without our additions; "rlpd": that with the paper's ten critics
     utd: int = 4  # critic updates per online transition

@@ -63,7 +63,8 @@ def agent_config(switches: Switches, hil_serl: SACConfig) -> AgentConfig:
     ``imitation`` goes before the preset's; 0 switches off what follows the person where the critics prefer their
     action, of the gripper too.
 
-    RLIF has RLPD's own ten critics and a discount of 0.99, and none of what a preset adds for the task's reward. Its
+    RLIF has RLPD's own ten critics and a discount of 0.99, and none of what a preset adds for the task's reward; it
+    follows the person only where ``imitation`` is given, which is not part of the released algorithm. Its
     gripper is one more continuous entry of the action, as in the released code: with a discrete critic of its own,
     whose choices differ by less than one takeover in returns of many, it went on being corrected for wrong grips. The
     price: nothing discourages toggling.
@@ -73,7 +74,8 @@ def agent_config(switches: Switches, hil_serl: SACConfig) -> AgentConfig:
     if switches.method in ("hg-dagger", "bc"):
         return BCConfig(grasp=hil_serl.grasp)
     if switches.method == "rlif":
-        bare = replace(hil_serl, discount=RLIF_DISCOUNT, n_step=1, imitation=0.0, value_bounds=None, grasp=0)
+        follow = switches.imitation or 0.0
+        bare = replace(hil_serl, discount=RLIF_DISCOUNT, n_step=1, imitation=follow, value_bounds=None, grasp=0)
         return rlpd_preset(bare)
     if switches.imitation is not None:
         hil_serl = replace(hil_serl, imitation=switches.imitation)
@@ -116,8 +118,8 @@ def _check(switches: Switches) -> None:
         raise ConfigError(f"--takeover-penalty changes the task's reward, which --method {method} does not look at")
     if switches.demo_age and method in ("rlif", "bc"):
         raise ConfigError(f"--demo-age is for methods that go on sampling demonstrations, not for --method {method}")
-    if switches.imitation and method != "hil-serl":
-        raise ConfigError(f"--imitation is a part of the agent of hil-serl, which --method {method} does not have")
+    if switches.imitation and method not in ("hil-serl", "rlif"):
+        raise ConfigError(f"--imitation follows the person where critics agree, and --method {method} has none")
     if switches.imitation is not None and not 0.0 <= switches.imitation < math.inf:
         raise ConfigError(f"--imitation {switches.imitation} must be 0 or a positive number")
     if switches.rlif_expert != "last" and method != "rlif":

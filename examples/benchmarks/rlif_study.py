@@ -17,10 +17,11 @@ from serl_core.data.replay import Replay
 from serl_core.data.routing import HilSerl, Imitation, Rlif, Routing
 from serl_core.data.sampling import Sampling
 from serl_core.helping import Yardstick
+from serl_core.methods import RLIF_DISCOUNT
 from serl_core.summary import Tally
 from serl_core.teleop.conditions import Always, AtRandom, Intervening, Level, Never, Rule, ValueGap
 
-Method = Literal["rlif", "hg-dagger", "bc", "rlpd"]
+Method = Literal["rlif", "rlif-imitation", "hg-dagger", "bc", "rlpd"]
 RuleName = Literal["value-gap", "random-30", "random-50", "random-85", "none"]
 RATES: Mapping[RuleName, float] = {"random-30": 0.3, "random-50": 0.5, "random-85": 0.85}
 
@@ -33,12 +34,13 @@ class Terms:
     demonstrations: int | None = None  # successful episodes of the good expert, the same for all methods of a seed
     episodes: int = 100  # of the final evaluation, alone
     delay: float = 2.5  # steps: the expert takes over where the policy's action costs as much as waiting so long
-    utd: int = 4  # critic updates per step of RLIF and RLPD; imitation makes one of its own
+    utd: int = 4  # critic updates per step of RLIF and RLPD; cloning makes one of its own
     batch: int = 128
     hidden: tuple[int, ...] = (128, 128)  # of critics and actor: enough for these states, and a quarter of the time
     temperature: float = 0.01  # at the start; 1.0, as released, needs more steps than these to cool down
     entropy: float = 2.0  # target entropy, −nats per entry of the action
-    pretrain: int = 2_000  # updates of imitation on the demonstrations before the first step
+    imitation: float = 10.0  # of rlif-imitation: weight of following the person where the critics prefer their action
+    pretrain: int = 2_000  # updates of cloning on the demonstrations before the first step
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def rule_of(job: Job, share: float, yardstick: Yardstick | None, rng: np.random.
 def routing_of(method: Method) -> Routing:
     """What a method makes of the records."""
     match method:
-        case "rlif":
+        case "rlif" | "rlif-imitation":
             return Rlif()
         case "rlpd":
             return HilSerl()
@@ -149,6 +151,7 @@ def recipe_of(method: Method, task: StudyTask, terms: Terms) -> Recipe:
 
 def sac_of(method: Method, task: StudyTask, terms: Terms) -> SACConfig:
     """RLPD's ten critics, the gripper one more entry of the action; for RLIF with its own discount."""
-    discount = 0.99 if method == "rlif" else task.discount
-    config = rlpd_preset(SACConfig(discount=discount, hidden=terms.hidden, batch=terms.batch))
+    discount = task.discount if method == "rlpd" else RLIF_DISCOUNT
+    follow = terms.imitation if method == "rlif-imitation" else 0.0
+    config = rlpd_preset(SACConfig(discount=discount, hidden=terms.hidden, batch=terms.batch, imitation=follow))
     return replace(config, init_temperature=terms.temperature, target_entropy=-terms.entropy * task.action_dim)

@@ -73,7 +73,13 @@ def test_regression_to_the_person_has_a_switch_of_its_own(weight) -> None:
     """Guards a study of this one part: with a preset, n-step windows and bounded returns would change with it."""
     config, how = made(imitation=weight)
     assert config == replace(HIL, imitation=weight) and how == made()[1]
-    assert made(method="rlif", imitation=0.0) == made(method="rlif")  # it has none anyway
+
+
+@pytest.mark.parametrize("weight", [0.0, 5.0])
+def test_rlif_follows_the_person_only_where_that_is_asked_for(weight) -> None:
+    """Guards the released algorithm as the default, and a switch that changes nothing else of it."""
+    (config, how), (bare, released) = made(method="rlif", imitation=weight), made(method="rlif")
+    assert config == replace(bare, imitation=weight) and how == released
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_regression_to_the_person_has_a_switch_of_its_own(weight) -> None:
         {"rlif_expert": "all"},
         {"takeover_penalty": -0.1},
         {"demo_age": -1},
-        {"method": "rlif", "imitation": 30.0},
+        {"method": "hg-dagger", "imitation": 30.0},
         {"method": "bc", "imitation": 1.0},
         {"imitation": -1.0},
         {"imitation": float("nan")},

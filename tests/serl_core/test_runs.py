@@ -31,7 +31,7 @@ def test_a_run_is_resumed_only_as_what_it_is(tmp_path):
 def test_a_run_that_is_refused_was_not_begun(tmp_path):
     """Guards the corrected command against "holds a run" of which there is nothing."""
     with pytest.raises(ConfigError, match="--imitation"):
-        learner.main(learner.Config(run_dir=tmp_path, address="tcp://127.0.0.1:0", method="rlif", imitation=1.0))
+        learner.main(learner.Config(run_dir=tmp_path, address="tcp://127.0.0.1:0", method="bc", imitation=1.0))
     assert not (tmp_path / "config.json").exists()
 
 
