@@ -213,7 +213,7 @@ class _Acting:
         self._encode = blueprint.encoder(once)
         self._history = History(blueprint.cameras, blueprint.stack)
         self._example = blueprint.raw_example()
-        self._key = jax.random.key(seed)
+        self._rng = np.random.default_rng(seed)
         self._explore = explore
 
     def warm_up(self, params: Any) -> None:
@@ -226,7 +226,7 @@ class _Acting:
             self._history.begin()
 
     def __call__(self, params: Any, obs: Obs) -> np.ndarray:
-        self._key, key = jax.random.split(self._key)
+        key = self._rng.integers(0, 1 << 32, 2, np.uint32)  # splitting a key takes three dispatches, each may be late
         return self._act(params, self._history(self._encode(obs)), key, self._explore)
 
 

@@ -15,7 +15,8 @@ from flax import struct, traverse_util
 from serl_core.nets.encoders import Normaliser
 
 Obs = Mapping[str, npt.NDArray[Any]]
-Act = Callable[["PolicyParams", Obs, jax.Array, bool], npt.NDArray[np.float32]]
+Key = jax.Array | npt.NDArray[np.uint32]  # of jax.random, or its raw (2,) uint32
+Act = Callable[["PolicyParams", Obs, Key, bool], npt.NDArray[np.float32]]
 
 
 @struct.dataclass
@@ -87,7 +88,7 @@ def jit_policy(
         batch = jax.tree.map(lambda x: x[None], obs)
         return apply(params, batch, key, explore)[0]
 
-    def act(params: PolicyParams, obs: Obs, key: jax.Array, explore: bool) -> npt.NDArray[np.float32]:
+    def act(params: PolicyParams, obs: Obs, key: Key, explore: bool) -> npt.NDArray[np.float32]:
         given = {name: obs[name] for name in names}
         return np.array(run(params, given, key, np.bool_(explore)), np.float32)
 

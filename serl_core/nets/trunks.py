@@ -77,7 +77,7 @@ class FrozenTrunk:
 
     def finish(self, seen: jax.Array) -> npt.NDArray[np.float16]:
         """The features (N, channels, positions) of what the trunk's module gives for some frames."""
-        return np.asarray(channels_first(seen if self.projection is None else self.projection(seen)))
+        return np.asarray(_finished(self.projection, seen))
 
     @property
     def features(self) -> tuple[int, int]:
@@ -158,6 +158,12 @@ def digest(name: str, arrays: Mapping[str, Any]) -> str:
         total.update(f"|{key} {array.dtype.str} {array.shape}|".encode())
         total.update(array.tobytes())
     return total.hexdigest()
+
+
+@jax.jit
+def _finished(projection: Projection | None, seen: jax.Array) -> jax.Array:
+    """Compiled as one: operation by operation it would cost an actor half a millisecond of its step."""
+    return channels_first(seen if projection is None else projection(seen))
 
 
 @functools.partial(jax.jit, static_argnums=0)
