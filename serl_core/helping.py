@@ -35,7 +35,7 @@ class Scripted:
     takeover: Way = "in-trouble"  # as a person does, at-random, or by the value-gap against a reference agent
     skill: Level = "good"  # how often it is right: poor 20 %, medium 60 %, good always
     rate: float | None = None  # at-random: share of all steps; 0.3, 0.5 or 0.85 in RLIF's study
-    reference: Path | None = None  # value-gap: folder of a reference agent, as runs/rlif/references/peg_insertion
+    reference: Path | None = None  # value-gap: folder of an agent, as examples/benchmarks/references/peg_insertion
     delay: float | None = None  # value-gap, steps: where an action costs as much as waiting so long; 2.5 if not given
 
 
@@ -96,7 +96,7 @@ def load_yardstick(folder: Path, task: str, example: Obs, action_dim: int) -> Ya
         raise ConfigError(f"{folder} holds no reference agent: python -m examples.benchmarks.rlif trains them")
     tree = checkpoints.load(path)
     if not {"task", "config", "policy", "critics", "success"} <= tree.keys():
-        raise ConfigError(f"{path} is no reference agent but another checkpoint: give a folder of runs/rlif/references")
+        raise ConfigError(f"{path} is no reference agent but another checkpoint: see examples/benchmarks/references")
     if tree["task"] != task:
         raise ConfigError(f"{path} is a reference agent of the task {tree['task']}, not of {task}")
     size, wanted = tree["policy"]["normaliser/mean"].shape, example["state"].shape

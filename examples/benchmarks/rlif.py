@@ -5,8 +5,8 @@ take over by the value gap against a reference agent, or at random. The same dem
 same budget for every method of a task and seed; the score is the share of 100 episodes that succeed, alone.
 
 Parts: ``experts`` measures the experts (``results/rlif-experts.csv``), ``study`` runs the rows that do not exist yet
-(``results/rlif.csv``), ``report`` judges and draws (``rlif.png``). A reference agent is trained when one is needed and
-none is kept; its file's hash is in every row. An interrupted study goes on with its next row.
+(``results/rlif.csv``), ``report`` judges and draws (``rlif.png``). The reference agents are kept in ``references``; one
+that is missing there is trained. Its file's hash is in every row. An interrupted study goes on with its next row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import tyro
 
 from examples.benchmarks.learning import commit, machine
-from examples.benchmarks.rlif_reference import yardstick
+from examples.benchmarks.rlif_reference import REFERENCES, yardstick
 from examples.benchmarks.rlif_report import draw, verdicts
 from examples.benchmarks.rlif_rows import Rows
 from examples.benchmarks.rlif_study import Job, Method, RuleName, Terms, measure
@@ -53,7 +53,7 @@ class Config:
     rules: tuple[RuleName, ...] = ("value-gap",)  # add "random-30", "random-50", "random-85": reported, not judged
     seeds: tuple[int, ...] = (100, 101, 102)  # 0 to 2 are for development
     terms: Terms = field(default_factory=Terms)
-    references: Path = Path("runs/rlif/references")  # where the reference agents are kept
+    references: Path = REFERENCES  # where the reference agents are kept
     results: Path = RESULTS  # folder of the CSVs
     json: Path | None = None  # also write the verdicts here
 

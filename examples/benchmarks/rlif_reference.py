@@ -3,7 +3,8 @@
 It learns from the task's reward with everything that helps: many demonstrations, a good expert's help now and then,
 three-step windows, and on the arm's tasks the person's action followed where the critics agree. Reacher's tries for
 itself: where nearly all that it saw was right, its critics said that the good expert loses a tenth of the value in
-every other step. What a yardstick says decides the takeovers of the study, so its file's hash stands in every row.
+every other step. What a yardstick says decides the takeovers of the study, so its file's hash stands in every row, and
+the file comes with the study: trained again, on another processor or with another version of JAX, it is another agent.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from serl_core.helping import Yardstick, load_yardstick
 from serl_core.summary import Tally
 from serl_core.teleop.conditions import Always, AtRandom, Intervening
 
+REFERENCES = Path(__file__).parent / "references"
 SEED = 77  # of demonstrations and training: none of the study's
 STEPS: Mapping[TaskName, int] = {"reacher": 12_000, "peg_insertion": 6_000, "pick_cube": 6_000}
 IMITATION: Mapping[TaskName, float] = {"reacher": 0.0, "peg_insertion": 30.0, "pick_cube": 30.0}

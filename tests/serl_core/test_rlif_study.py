@@ -14,6 +14,7 @@ from examples.benchmarks import rlif, rlif_reference, rlif_training
 from examples.benchmarks.rlif import Config, main
 from examples.benchmarks.rlif_reference import yardstick
 from examples.benchmarks.rlif_study import Job, Terms, measure
+from examples.benchmarks.rlif_tasks import TaskName, opened, study_task
 from serl_core.checkpoint import Checkpoints
 from serl_core.summary import read_json
 
@@ -75,6 +76,16 @@ def test_a_reference_agent_is_trained_once_stored_hashed_and_decides(
     assert np.isfinite([ours, its_own]).all() and ours != its_own
     row = measure(Job("reacher", "bc", "medium", "value-gap", 0), TINY, found)
     assert row["reference"] == found.digest and row["env_steps"] == 0 and row["updates"] == 20
+
+
+@pytest.mark.parametrize("task", ["reacher", "peg_insertion", "pick_cube"])
+def test_the_reference_agents_come_with_the_study(task: TaskName) -> None:
+    """Guards rows that nobody can repeat: whoever decided on their takeovers is here, whole, and says something."""
+    agent = yardstick(task, rlif_reference.REFERENCES).agent
+    with opened(task) as world:
+        obs, _ = world.env.reset(seed=0)
+    ours, its_own = agent.values(obs, np.ones(study_task(task).action_dim, np.float32))
+    assert ours < its_own and 0.3 < its_own < 1.1  # a discounted success; a full push everywhere leads elsewhere
 
 
 def test_the_value_gap_asks_for_its_reference_agent() -> None:
