@@ -15,7 +15,8 @@ import matplotlib.pyplot as plt
 Row = Mapping[str, str]
 LEVELS = ("poor", "medium", "good")
 TIMES, ABSOLUTE = 2.0, 0.5  # with the poor expert: RLIF at least so many times HG-DAgger's score, and at least this
-COLOURS = {"rlif": "tab:blue", "hg-dagger": "tab:orange", "bc": "0.6", "rlpd": "0.3"}
+FOLLOWING = "rlif-imitation"  # judged beside RLIF itself, by the same goals
+COLOURS = {"rlif": "tab:blue", FOLLOWING: "tab:green", "hg-dagger": "tab:orange", "bc": "0.6", "rlpd": "0.3"}
 
 
 def scores(rows: Sequence[Row], **wanted: str) -> list[float]:
@@ -45,8 +46,11 @@ def verdicts(rows: Sequence[Row]) -> dict[str, Any]:
                 if any(cells):
                     lines.append("| " + " | ".join([task, rule, method, *cells]) + " |")
     judged = {task: judge(rows, task) for task in tasks_of(rows)}
-    lines += [f"{task}: {_said(verdict)}" for task, verdict in judged.items()]
-    return {"lines": lines, "tasks": judged}
+    following = {
+        task: judge(rows, task, FOLLOWING) for task in tasks_of(rows) if scores(rows, task=task, method=FOLLOWING)
+    }
+    lines += [f"{task}: {_said(verdict)}" for found in (judged, following) for task, verdict in found.items()]
+    return {"lines": lines, "tasks": judged, "with_imitation": following}
 
 
 def judge(rows: Sequence[Row], task: str, method: str = "rlif") -> dict[str, Any]:
@@ -94,7 +98,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
 
 
 def _draw_method(axes: Any, rows: Sequence[Row], task: str, method: str) -> None:
-    colour = COLOURS.get(method, "tab:green")
+    colour = COLOURS.get(method, "tab:red")
     alone = scores(rows, task=task, rule="none", method=method)
     if alone:
         axes.axhline(mean(alone), color=colour, linestyle=":", label=f"{method}, without takeovers")

@@ -39,7 +39,7 @@ class Terms:
     hidden: tuple[int, ...] = (128, 128)  # of critics and actor: enough for these states, and a quarter of the time
     temperature: float = 0.01  # at the start; 1.0, as released, needs more steps than these to cool down
     entropy: float = 2.0  # target entropy, −nats per entry of the action
-    imitation: float = 10.0  # of rlif-imitation: weight of following the person where the critics prefer their action
+    imitation: float = 30.0  # of rlif-imitation: weight of following the person where the critics prefer their action
     pretrain: int = 2_000  # updates of cloning on the demonstrations before the first step
 
 

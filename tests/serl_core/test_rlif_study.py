@@ -43,12 +43,12 @@ def test_the_study_from_experts_to_the_report(tmp_path: Path, monkeypatch: pytes
     assert main(config) == 0
     with (tmp_path / "rlif.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows] == ["rlif", "hg-dagger"] and tuple(rows[0]) == rlif.FIELDS
+    assert [row["method"] for row in rows] == ["rlif", "rlif-imitation", "hg-dagger"] and tuple(rows[0]) == rlif.FIELDS
     for row in rows:
         assert (row["task"], row["expert"], row["rule"], row["seed"]) == ("reacher", "poor", "random-30", "0")
         assert int(row["env_steps"]) == 60 and 0 < int(row["intervention_steps"]) < 60
         assert float(row["score"]) == int(row["successes"]) / 2 and row["reference"] == ""
-    assert [int(row["updates"]) for row in rows] == [40, 44]  # one per step since the 20th; imitation's before
+    assert [int(row["updates"]) for row in rows] == [40, 40, 44]  # one per step since the 20th; clones' before
     assert len({row["demo_steps"] for row in rows}) == 1  # the same demonstrations
     assert read_json(tmp_path / "rlif.json")["tasks"] == {"reacher": {"met": None}}
     with (tmp_path / "rlif-experts.csv").open(newline="") as file:
