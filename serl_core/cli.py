@@ -109,7 +109,7 @@ def main() -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     try:
         sys.exit(run(sys.argv[1:]))
-    except (ConfigError, RobotError, ChildFailed, LinkError, StoreError, CheckpointError) as error:
+    except (ConfigError, RobotError, ChildFailed, LinkError, StoreError, CheckpointError, FloatingPointError) as error:
         print(f"serl: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:

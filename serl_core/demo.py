@@ -67,9 +67,9 @@ class Demo:
         self._common = ("--task", config.task, "--obs", config.obs, "--seed", config.seed)
         self._weights = () if config.trunk_weights is None else ("--trunk-weights", config.trunk_weights)
 
-    def start(self, name: str, *arguments: str | int | Path, nice: int = 0) -> Child:
+    def start(self, name: str, *arguments: str | int | Path) -> Child:
         """Start ``serl NAME …`` with its log in the run directory."""
-        child = Child(name, serl(name, *arguments), self.run_dir / "logs" / f"{name}.log", nice)
+        child = Child(name, serl(name, *arguments), self.run_dir / "logs" / f"{name}.log")
         self._running.append(child)
         return child
 
@@ -124,9 +124,8 @@ class Demo:
         pace = ("--lockstep",) if config.robot == "simulated" else ()  # a real arm waits for nobody
         settings = (*pace, "--preset", config.preset, "--utd", self.utd, "--trunk", config.trunk, *self._weights)
         room = ("--capacity", FRAMES_PER_STEP * self.env_steps + ROOM)
-        learner = self.start(
-            "learner", *common, *settings, *room, "--address", "tcp://127.0.0.1:*", nice=NICE[config.robot]
-        )
+        place = ("--address", "tcp://127.0.0.1:*", "--nice", NICE[config.robot])
+        learner = self.start("learner", *common, *settings, *room, *place)
         (address,) = learner.ready(timeout=120.0)
         actor = self.start(
             "actor", *common, *robot, "--learner", address, "--operator", config.operator, *self._weights

@@ -6,6 +6,7 @@ The learner needs no robot, no camera and no server: spaces and networks follow 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from serl_core.checkpoint import Checkpoints
 from serl_core.claim import check_claim
 from serl_core.config import START_AFTER, ConfigError, Observation, Preset, Vision
 from serl_core.data.episodes import EpisodeStore
+from serl_core.data.invariants import Misfit
 from serl_core.data.refresh import Refresher
 from serl_core.engine import Engine, data_parallel
 from serl_core.following import Following
@@ -73,6 +75,7 @@ class Config:
     lockstep: bool = False  # the actor waits for the learner instead of the other way round
     publish_every: float = 0.5  # s, in real time; every 10 transitions in lockstep
     checkpoint_every: int = 2_000  # online transitions
+    nice: int = 10  # steps that the learner stands back for actor and server on the same computer; 0: for nobody
     log_every: int = 100  # online transitions between two lines of metrics
     resume: bool = False  # go on from the newest checkpoint and everything stored
 
@@ -102,6 +105,7 @@ class Learner:
         sharding = data_parallel(jax.local_devices(), self.blueprint.agent_config.batch)
         encode = encode or self.blueprint.replay_encoder(np.random.default_rng([config.seed, 1]))
         self.replay = replay_for(config, self.blueprint, self.recipe.routing, encode, sharding)
+        print(self.replay.describe(), flush=True)  # before demonstrations are read, which may take minutes
         spec, utd = replace(self.recipe.sampling, stack=self.blueprint.stack), self.recipe.utd
         self.engine = Engine(self.agent, self.replay, spec, utd, self.blueprint.sight(), config.seed, sharding)
         self.limiter = UpdateLimiter(
@@ -182,8 +186,11 @@ class Learner:
         for delivery in arrived:
             self._link.ack(delivery.actor, delivery.seq)
 
-    def _insert(self, record: Message) -> bool:
-        """Into replay; True for an online transition. What replay refuses is stored all the same."""
+    def _insert(self, record: Message, recorded: Path | None = None) -> bool:
+        """Into replay; True for an online transition. What replay refuses is stored all the same.
+
+        Of a demonstration, in the file ``recorded``: raises ConfigError if it shows another task or other cameras.
+        """
         if isinstance(record, Judgement):  # the store has made a label of it
             return False
         if isinstance(record, Step) and record.actor != DEMONSTRATOR:
@@ -191,6 +198,8 @@ class Learner:
         try:
             return self.replay.insert(record)
         except ValueError as error:
+            if recorded is not None and isinstance(error, Misfit):
+                raise ConfigError(f"{recorded}: {error}: give demonstrations of this task (--demos)") from error
             log.error("stored, but not learnt from: %s", error)
             return False
 
@@ -321,8 +330,8 @@ class Learner:
             print(f"no demonstrations in {folder}: learning from scratch, which takes far longer", flush=True)
             return []
         demonstrations = EpisodeStore(folder)
-        for record in demonstrations.records(as_recorded=True):
-            self._insert(record)
+        for stored in demonstrations.stored():  # as recorded: verdicts follow, and may change again
+            self._insert(stored.record(), recorded=stored.file)
         self._verdicts.watch(demonstrations)
         self._verdicts.follow()
         return [demonstrations]
@@ -334,6 +343,8 @@ def blueprint_for(config: Config) -> Blueprint:
         raise ConfigError(f"--views {config.views}: a frame has 1 to {SHIFTS} views")
     if config.stack < 1 or (config.stack > 1 and (config.obs == "state" or config.vision == "trained")):
         raise ConfigError(f"--stack {config.stack}: 1 or more, and more only of a frozen trunk's features of pixels")
+    if not 0 <= config.nice <= 19:
+        raise ConfigError(f"--nice {config.nice}: 0 to 19, the most that a process can stand back")
     blueprint = Blueprint.for_task(
         config.task, config.obs, config.preset, config.utd, config.trunk, config.trunk_weights, config.vision, config
     )
@@ -352,10 +363,10 @@ def main(config: Config) -> int:
         blueprint = blueprint_for(config)
         recipe(config, blueprint.agent_config)  # refuses what does not fit together, before the folder is claimed
         write_json(config.run_dir / "config.json", claimed)  # only now: store and port are ours
+        os.nice(config.nice)
         print(f"ready {link.address}", flush=True)
         with remembered(config.run_dir, blueprint, config.seed) as encode:
             learner = Learner(config, link, store, blueprint, encode)
-            print(learner.replay.describe(), flush=True)
             learner.learn(stop)
         write_json(config.run_dir / "learner.json", learner.figures())
     return 0

@@ -28,7 +28,7 @@ from serl_core.nets.frames import SHIFTS
 from serl_core.nets.projection import Projection, fit_projection, load_projection, save_projection
 from serl_core.policies import Blueprint
 from serl_core.tasks import load_task
-from serl_core.types import EpisodeStart, Obs
+from serl_core.types import EpisodeStart, Judgement, Obs
 
 Encode = Callable[[Obs], Mapping[str, npt.NDArray[Any]]]
 FITTED_ON = 1_000  # frames of demonstrations; with 16 positions each they say enough about a few hundred channels
@@ -52,7 +52,7 @@ class Wanted(Protocol):
 def with_projection(blueprint: Blueprint, config: Wanted) -> Blueprint:
     """The same with fewer channels, where the frozen trunk has more than wanted.
 
-    Fitted once and kept in the run's folder. Raises ConfigError if there is nothing to fit on.
+    Fitted once and kept in the run's folder. Raises ConfigError if there is nothing to fit on, or nothing that fits.
     """
     if not blueprint.cameras or blueprint.vision == "trained":
         return blueprint
@@ -61,7 +61,10 @@ def with_projection(blueprint: Blueprint, config: Wanted) -> Blueprint:
     path = config.run_dir / "projection.npz"
     if not path.exists():
         save_projection(path, _fitted(blueprint, config))
-    return replace(blueprint, projection=load_projection(path))
+    try:
+        return replace(blueprint, projection=load_projection(path))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
 
 
 def replay_for(
@@ -101,14 +104,21 @@ def remembered(run_dir: Path, blueprint: Blueprint, seed: int) -> AbstractContex
 
 def _fitted(blueprint: Blueprint, config: Wanted) -> Projection:
     trunk = blueprint.frozen_trunk
-    frames = islice(_demonstrated(config.demos or config.run_dir / "demos", blueprint.cameras), FITTED_ON)
-    features = [np.asarray(trunk.spec.apply(trunk.params, frame[None])) for frame in frames]
+    folder = config.demos or config.run_dir / "demos"
+    frames = islice(_demonstrated(folder, blueprint.cameras), FITTED_ON)
+    try:
+        features = [np.asarray(trunk.spec.apply(trunk.params, frame[None])) for frame in frames]
+    except ValueError as error:
+        raise ConfigError(f"{folder}: {error}: record demonstrations with this task's cameras (--demos)") from error
     if not features:
         raise ConfigError(
             f"the {trunk.features[0]} channels of the trunk {blueprint.trunk} are projected to {config.channels} by "
             "what demonstrations show, and there are none: record some, or give --channels 0 to keep all"
         )
-    projection, share = fit_projection(np.concatenate(features), config.channels)
+    try:
+        projection, share = fit_projection(np.concatenate(features), config.channels)
+    except ValueError as error:
+        raise ConfigError(f"the features of {folder} cannot be projected: {error}") from error
     print(f"features projected to {config.channels} channels keep {share:.1%} of their variance", flush=True)
     return projection
 
@@ -116,6 +126,15 @@ def _fitted(blueprint: Blueprint, config: Wanted) -> Projection:
 def _demonstrated(folder: Path, cameras: tuple[str, ...]) -> Iterator[npt.NDArray[np.uint8]]:
     if not folder.exists():
         return
-    for record in EpisodeStore(folder).records(as_recorded=True):
+    for stored in EpisodeStore(folder).stored():
+        record = stored.record()
+        if isinstance(record, Judgement):
+            continue
         seen = record.obs if isinstance(record, EpisodeStart) else record.next_obs
+        lacking = [name for name in cameras if name not in seen]
+        if lacking:
+            raise ConfigError(
+                f"{stored.file}: episode {record.episode} of {record.actor} shows {sorted(seen)}, without the camera "
+                f"{lacking[0]}: record demonstrations with this task's cameras (--demos)"
+            )
         yield from (seen[name] for name in cameras)

@@ -23,7 +23,7 @@ class ChildFailed(RuntimeError):
 class Child:
     """One running command; its output goes to ``log``. With ``listens``, `tell` writes lines to its stdin."""
 
-    def __init__(self, name: str, command: Sequence[str], log: Path, nice: int = 0, listens: bool = False) -> None:
+    def __init__(self, name: str, command: Sequence[str], log: Path, listens: bool = False) -> None:
         self.name = name
         self.log = log
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,6 @@ class Child:
                     os._exit(1)
             # Whoever was started in the background ignores Ctrl-C, and so would its children.
             signal.signal(signal.SIGINT, signal.SIG_DFL)
-            os.nice(nice)
 
         with log.open("ab") as out:
             self._start = out.tell()

@@ -11,6 +11,10 @@ import numpy.typing as npt
 from serl_core.types import EpisodeStart, Obs, Source, Step, Who
 
 
+class Misfit(ValueError):
+    """A record of another task or other cameras: its entries, their shapes or their dtypes are not those expected."""
+
+
 @dataclass
 class Running:
     """Where the episode of one actor stands: the slot of its newest frame, its last step, and the next one expected."""
@@ -59,16 +63,16 @@ class Invariants:
 
     def _check_obs(self, obs: Obs, where: str) -> None:
         if set(obs) != set(self._layout):
-            raise ValueError(f"{where}: observation has {sorted(obs)} instead of {sorted(self._layout)}")
+            raise Misfit(f"{where}: observation has {sorted(obs)} instead of {sorted(self._layout)}")
         for name, (shape, dtype) in self._layout.items():
             if obs[name].shape != shape or obs[name].dtype != dtype:
                 found = f"{obs[name].dtype}{obs[name].shape}"
-                raise ValueError(f'{where}: "{name}" is {found} instead of {dtype}{shape}')
+                raise Misfit(f'{where}: "{name}" is {found} instead of {dtype}{shape}')
             if dtype.kind == "f" and not np.isfinite(obs[name]).all():
                 raise ValueError(f'{where}: "{name}" is not finite')
 
     def _check_action(self, action: npt.NDArray[np.float32], where: str) -> None:
         if action.shape != (self._action_dim,) or action.dtype != np.float32:
-            raise ValueError(f"{where}: action is {action.dtype}{action.shape}, not float32({self._action_dim},)")
+            raise Misfit(f"{where}: action is {action.dtype}{action.shape}, not float32({self._action_dim},)")
         if not (np.abs(action) <= 1 + 1e-6).all():
             raise ValueError(f"{where}: action {action} is not finite or leaves [-1, 1]")

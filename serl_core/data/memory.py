@@ -13,12 +13,18 @@ from serl_core.data.segments import StoreError
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
+RESERVE = 1_500_000_000  # bytes of the machine that networks, minibatches and everybody else keep
 FOR_FRAMES = 0.8  # of what a device has left: networks, minibatches and what XLA needs beside them take the rest
 
 
 def available_memory(meminfo: Path = _MEMINFO, cgroup: Path = _CGROUP) -> int:
     """Bytes that a process can still claim here: of the machine, and of the container it runs in."""
     return min(_of_machine(meminfo), _of_container(cgroup))
+
+
+def spare_memory() -> int:
+    """Bytes that replay may claim here: what is left beside everything else."""
+    return max(0, available_memory() - RESERVE)
 
 
 def check_memory(needed: int, available: int, what: str) -> None:
@@ -46,13 +52,13 @@ def place_frames(
     """
     free = device_memory(devices)
     if free is None:
-        return "device", available_memory
+        return "device", spare_memory
     needed, room = capacity * sum(x.nbytes for x in stored.values()), int(FOR_FRAMES * free)
     if needed <= room:
         return "device", lambda: free
     sizes = f"{gigabytes(needed)}, and replay can have {gigabytes(room)} of the device"
     print(f"frames stay in the machine's memory: {sizes}", flush=True)
-    return "host", available_memory
+    return "host", spare_memory
 
 
 def gigabytes(size: int) -> str:

@@ -41,6 +41,7 @@ class Stored:
     source: str
     wall_time: float  # s since 1970, at storing
     packed: mcap.Buffer
+    file: Path
 
     def record(self) -> Message:
         """Decode it; arrays are read-only."""
@@ -127,7 +128,8 @@ def read(path: Path, source: Source | None, starts_only: bool = False) -> Iterat
                 continue
             channel = channels.get(message.channel) if message else None
             if message and channel and source in (None, channel.source):
-                yield Stored(channel.actor, message.sequence, channel.source, message.log_time / 1e9, message.data)
+                at = message.log_time / 1e9
+                yield Stored(channel.actor, message.sequence, channel.source, at, message.data, path)
 
 
 def _is_start(channel: Channel | None) -> bool:

@@ -76,8 +76,14 @@ class FrozenTrunk:
         return np.concatenate([self(part) for part in parts])
 
     def finish(self, seen: jax.Array) -> npt.NDArray[np.float16]:
-        """The features (N, channels, positions) of what the trunk's module gives for some frames."""
-        return np.asarray(_finished(self.projection, seen))
+        """The features (N, channels, positions) of what the trunk's module gives; FloatingPointError if one is bad."""
+        features = np.asarray(_finished(self.projection, seen))
+        if not np.isfinite(features).all():
+            raise FloatingPointError(
+                f"trunk {self.spec.name}: features that float16 cannot hold, or NaN: these are not weights of this "
+                "trunk, or they expect frames on another scale"
+            )
+        return features
 
     @property
     def features(self) -> tuple[int, int]:

@@ -10,7 +10,7 @@ import pytest
 from serl_core.config import ConfigError
 from serl_core.data import memory
 from serl_core.data.episodes import EpisodeStore
-from serl_core.data.memory import available_memory, place_frames
+from serl_core.data.memory import RESERVE, place_frames, spare_memory
 from serl_core.learner import Config, Learner
 from serl_core.nets.encoders import random_trunk, save_trunk
 from serl_core.policies import Blueprint
@@ -37,7 +37,14 @@ def test_frames_go_where_they_fit(left: list[int | None], where: str, capsys: py
     placed, available = place_frames(10, STORED, [Device(each) for each in left])
     assert placed == where
     assert (capsys.readouterr().out != "") == (where == "host")
-    assert available is available_memory if left != [1250] else available() == 1250
+    assert available is spare_memory if left != [1250] else available() == 1250
+
+
+def test_replay_leaves_room_for_what_learns_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bug: replay is granted the last byte, and the first update ends in "out of memory"."""
+    for left, spare in ((RESERVE + 7, 7), (RESERVE - 7, 0)):
+        monkeypatch.setattr(memory, "available_memory", lambda left=left: left)
+        assert spare_memory() == spare
 
 
 def test_the_learner_keeps_on_the_host_what_its_device_cannot(

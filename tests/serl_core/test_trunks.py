@@ -1,12 +1,13 @@
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from weight_files import safetensors, torchvision_arrays
 
 from serl_core.nets.encoders import Trunk, channels_first, random_trunk, save_trunk
-from serl_core.nets.trunks import AT_ONCE, TRUNKS, digest, load_named
+from serl_core.nets.trunks import AT_ONCE, TRUNKS, FrozenTrunk, digest, load_named
 from serl_core.nets.weights import WeightsError
 
 FRAMES = np.random.default_rng(0).integers(0, 255, (2, 128, 128, 3), dtype=np.uint8)
@@ -86,3 +87,11 @@ def test_many_frames_come_back_in_their_order() -> None:
     assert trunk(frames).shape == one_by_one.shape
     assert np.allclose(trunk(frames), one_by_one, atol=1e-2)
     assert np.abs(one_by_one[1:] - one_by_one[:-1]).max(axis=(1, 2)).min() > 0.1, "frames that cannot be told apart"
+
+
+def test_features_that_cannot_be_kept_are_not() -> None:
+    """Guards replay and policy against infinities that would only be seen as a broken gradient, much later."""
+    trunk = load_named("small")
+    huge = jax.tree.map(lambda x: x * 1e30, trunk.params)
+    with pytest.raises(FloatingPointError, match="trunk small: features that float16 cannot hold"):
+        FrozenTrunk(trunk.spec, huge, "huge")(FRAMES)
