@@ -9,12 +9,20 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from robot_servers.__main__ import DRIVERS
+from robot_servers.__main__ import DRIVERS, build
+from robot_servers.cameras.spec import parse_cameras
+from robot_servers.interface import RobotError
+from robot_servers.keys import load_client_keys, load_server_keys, make_keys
+from robot_servers.real import ARMS
 from serl_core import cli
+from serl_core.session import check_metadata
+from serl_core.tasks import load_task
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCKER = ROOT / "docker"
@@ -113,25 +121,95 @@ def services(name: str) -> dict[str, dict]:
     return yaml.safe_load((DOCKER / name).read_text())["services"]
 
 
-def test_the_commands_of_the_services_are_understood():
-    """Guards the compose file against options that were renamed."""
-    for service in services("compose.yaml").values():
-        program, name, *options = shlex.split(filled(service["command"]))
-        assert program == "serl"
-        config = cli.parse(name, importlib.import_module(cli.COMMANDS[name]).Config, options)
-        assert name != "server" or config.robot in DRIVERS
+def parsed(words: list[str]) -> Any:
+    """The configuration that ``serl NAME …`` gets."""
+    program, name, *options = words
+    assert program == "serl"
+    config = cli.parse(name, importlib.import_module(cli.COMMANDS[name]).Config, options)
+    if name == "server":
+        assert config.robot in {*DRIVERS, *ARMS}
+        parse_cameras(config.camera)
+    return config
 
 
-def test_the_commands_of_the_readme_exist():
-    """Guards the first lines that a lab copies."""
-    block = README.split("```sh\n")[1].split("```")[0]
-    assert set(re.findall(r" serl (\S+)", block)) <= {*cli.COMMANDS, "--help"}
-    assert set(re.findall(r"-f (\S+)", block)) == {"docker/compose.yaml"}
-    profiles = set(re.findall(r"--profile (\w+)", block))
-    assert profiles and profiles <= {
-        profile for found in services("compose.yaml").values() for profile in found["profiles"]
-    }
+@pytest.fixture(scope="module")
+def configs() -> dict[str, Any]:
+    """What each service runs where no variable is set. Fails for options that were renamed."""
+    return {name: parsed(shlex.split(filled(found["command"]))) for name, found in services("compose.yaml").items()}
+
+
+def test_what_is_served_fits_what_learner_and_actor_want(configs):
+    """Guards the first start of a lab, with the fake arm: its scene, cameras, rate and limits against the task's."""
+    server, learner, actor = (configs[name] for name in ("server", "learner", "actor"))
+    assert (learner.task, learner.obs, learner.run_dir) == (actor.task, actor.obs, actor.run_dir)
+    task = load_task(learner.task.replace("/opt/serl", str(ROOT)))
+    robot = build(server.robot, server.scene, cameras=server.cameras or ())
+    robot.connect()
+    try:
+        assert task.cameras and actor.obs == "pixels"
+        check_metadata(task, actor.obs, robot.metadata, "the default server")
+        robot.tighten(task.limits)
+    finally:
+        robot.close()
+
+
+def words_of_the_readme() -> list[list[str]]:
+    """Every command that a lab copies, as words; a backslash goes on in the next line."""
+    text = "".join(re.findall(r"^```sh\n(.*?)^```", README, re.MULTILINE | re.DOTALL)).replace("\\\n", " ")
+    return [shlex.split(line, comments=True) for line in text.splitlines() if not line.startswith("#")]
+
+
+def test_the_commands_of_the_readme_exist(configs):
+    """Guards the lines that a lab copies: compose files, profiles, services, and options of what runs in them."""
+    known, recorded = services("compose.yaml"), False
+    for words in words_of_the_readme():
+        options = list(pairwise(words))
+        if words[:2] == ["docker", "compose"]:
+            files = {value for option, value in options if option == "-f"}
+            assert files and all((ROOT / file).is_file() for file in files)
+            for option, value in options:
+                assert option != "--profile" or [value] in [found["profiles"] for found in known.values()]
+                assert option != "--rm" or value in known
+        if "serl" in words and "--help" not in words:
+            config = parsed(words[words.index("serl") :])
+            if words[words.index("serl") + 1] == "record":
+                recorded = True
+                assert config.out == configs["learner"].run_dir / "demos"  # where the learner looks
+                assert (config.obs, config.keys) == (configs["actor"].obs, configs["actor"].keys)
+                assert config.robot.rpartition(":")[2] == configs["actor"].robot.rpartition(":")[2]
+    assert recorded
     assert re.search(r"^images:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def test_images_are_built_with_the_variables_before_they_run():
+    """Guards against images without a GPU or without an arm's library: only compose's build reads the variables."""
+    lines = [words for words in words_of_the_readme() if words[:2] == ["docker", "compose"]]
+    built: set[tuple[str, ...]] = set()
+    for words in lines:
+        if "build" in words:
+            built.add(tuple(words[: words.index("build")]))
+        if words[-1] == "up":
+            assert tuple(words[:-1]) in built
+    assert any("docker/compose.gpu.yaml" in words for words in built)
+    gpu = services("compose.gpu.yaml")
+    assert gpu["learner"]["build"] == gpu["actor"]["build"]  # one image, whichever is built
+    assert gpu["learner"]["build"]["args"].keys() == {"JAX"}
+
+
+def test_each_computer_gets_the_keys_that_it_needs(tmp_path):
+    """Guards against secrets where nobody needs them: the table against the files that are made and looked for."""
+    make_keys(tmp_path)
+    table = re.findall(r"^\| `([\w./]+)`(?: \(secret\))? \| (yes|no) \| (yes|no) \|", README, re.MULTILINE)
+    assert {row[0].rstrip("/") for row in table} == {path.name for path in tmp_path.iterdir()}
+    assert all(workstation == "yes" for _, _, workstation in table)
+    for name, robot_pc, _ in table:
+        if robot_pc == "no":
+            (tmp_path / name).unlink()
+    load_server_keys(tmp_path)
+    with pytest.raises(RobotError):
+        load_client_keys(tmp_path)
+    copied = next(words for words in words_of_the_readme() if words[0] == "scp")[2:-1]
+    assert {Path(path).name for path in copied} == {path.name for path in tmp_path.iterdir()}
 
 
 def test_the_services_are_what_a_lab_of_two_computers_needs():
@@ -159,4 +237,15 @@ def test_every_variable_is_explained():
     """Guards a lab against variables that only the compose file knows, and the README against ones that are gone."""
     texts = [path.read_text() for path in DOCKER.glob("compose*.yaml")]
     used = {name for text in texts for name in re.findall(r"\$\{(\w+)", text)}
-    assert used == set(re.findall(r"^\| `(\w+)`", README, re.MULTILINE))
+    defaults = {found for text in texts for found in re.findall(r"\$\{(\w+):-([^}]+)\}", text)}
+    rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.MULTILINE))
+    assert used == rows.keys()
+    assert {(name, value.replace("./", "docker/", 1)) for name, value in defaults} == {
+        (name, re.findall(r"`(.+?)`", text)[0]) for name, text in rows.items()
+    }
+    assert "SERL_ROBOT" not in used  # an address, for the tests on hardware
+    examples = re.findall(r"^(SERL_\w+)=(.*)$", README, re.MULTILINE) + re.findall(r"`(SERL_\w+)=(.*?)`", README)
+    assert {"SERL_DRIVER", "SERL_EXTRAS", "SERL_OPERATOR"} <= {name for name, _ in examples} <= used
+    for name, value in examples:
+        if name == "SERL_DRIVER":
+            parsed(["serl", "server", *shlex.split(value)])

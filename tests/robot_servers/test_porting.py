@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
 
+from robot_servers import arms, real
+from robot_servers.__main__ import build
 from robot_servers.drivers.ur_kinematics import ARMS
 from robot_servers.geometry import delta_between, quat_rotate
 from robot_servers.grippers.none import NoGripper
@@ -70,14 +75,18 @@ class FakeSdk:
         self.q = q.copy()
 
 
+def executed(block: int, names: dict[str, Any]) -> dict[str, Any]:
+    """One of the guide's blocks of Python, run among these ``names``: the driver, what makes it, its own limits."""
+    blocks = re.findall(r"^```python\n(.*?)^```", GUIDE.read_text(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == 3
+    exec(compile(blocks[block], str(GUIDE), "exec"), names)
+    return names
+
+
 @pytest.fixture(scope="module")
 def example() -> dict[str, Any]:
-    """The guide's only block of Python, executed."""
-    blocks = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
-    assert len(blocks) == 1
-    names: dict[str, Any] = {"__name__": "porting_example"}
-    exec(compile(blocks[0], str(GUIDE), "exec"), names)
-    return names
+    """The guide's driver, executed."""
+    return executed(0, {"__name__": "porting_example"})
 
 
 @pytest.fixture
@@ -166,6 +175,43 @@ def test_absent_arm_is_an_error(driver: Any, sdk: FakeSdk):
     sdk.there = False
     with pytest.raises(RobotError, match="switched on"):
         driver.connect()
+
+
+@pytest.fixture
+def named(example: dict[str, Any], sdk: FakeSdk, monkeypatch: pytest.MonkeyPatch) -> Limits:
+    """The guide's arm in the tables, as the guide puts it there; returns limits of a table for it."""
+    library, module = ModuleType("acme_sdk"), ModuleType("robot_servers.drivers.acme")
+    vars(library)["Arm"], vars(module)["AcmeDriver"] = lambda address: sdk, example["AcmeDriver"]
+    for made in (library, module):
+        monkeypatch.setitem(sys.modules, made.__name__, made)
+    for table in (real.ARMS, arms.OWN):  # so that what the guide puts there is taken out again
+        monkeypatch.setitem(table, "acme", None)
+        del table["acme"]
+    home = executed(1, {**vars(real)})["ACME_HOME"]
+    executed(2, {**vars(arms)})
+    there = ARM.tcp(np.array(example["AcmeDriver"].home_q), FLANGE)
+    assert np.allclose(delta_between(there, np.array(home)), 0.0, atol=1e-3)
+    return Limits((-0.8, -0.6, 0.0), (0.0, 0.4, 0.8), home[3:], tilt=1.0)
+
+
+def test_named_arm_is_served(named: Limits):
+    """What makes an arm from the command line is what a reader cannot guess from the driver."""
+    robot = build("acme", limits=named, real=real.Real("10.0.0.2", tool="none"))
+    robot.connect()
+    try:
+        assert robot.metadata.robot == "acme"
+        assert robot.metadata.limits.box_high == named.box_high and robot.metadata.limits.speed == named.speed
+    finally:
+        robot.close()
+
+
+def test_named_arm_keeps_to_its_own_limits_and_guesses_nothing(named: Limits):
+    """An arm without limits of its own ends in a traceback; one whose table is guessed moves into it."""
+    with pytest.raises(RobotError, match=r"of the arm acme itself: .*speed 2.0 > 1.0"):
+        build("acme", limits=replace(named, speed=2.0), real=real.Real("10.0.0.2", tool="none"))
+    for limits, said in ((None, real.Real("10.0.0.2", tool="none")), (named, real.Real(tool="none"))):
+        with pytest.raises(RobotError, match="only you know them"):
+            build("acme", limits=limits, real=said)
 
 
 def test_example_has_every_member_of_the_contract(example: dict[str, Any], driver: Any):
