@@ -125,7 +125,10 @@ START = {start}
 GOALS = '''
 
 def goals(rng: np.random.Generator) -> np.ndarray:
-    """Where the TCP is when the task is done: the same place in every episode."""
+    """Where the TCP is when the task is done: the same place in every episode.
+
+    Within ``goal_distance`` of it is a success: take less for a tight fit, or let a classifier judge (--judge).
+    """
     return np.array(TARGET)
 
 '''
@@ -166,6 +169,7 @@ def _task(lesson: Lesson, limits: Limits) -> str:
         "start": f"StartPose(START, noise={start_noise(np.array(lesson.start.pose), limits)})",
         "limits": _limits(limits),
         "goals": "goals",
+        "goal_distance": str(Task.goal_distance),
         "axes": _names(AXES if lesson.turns else AXES[:3]),
         **_steps(limits),
         "gripper": str(lesson.gripper),
