@@ -18,6 +18,7 @@ from robot_servers.interface import RobotError, nearest
 from serl_core.checkpoint import CheckpointError
 from serl_core.config import ConfigError
 from serl_core.data.episodes import StoreError
+from serl_core.priority import standing_in_front
 from serl_core.processes import ChildFailed
 from serl_core.transport import LinkError
 
@@ -55,6 +56,8 @@ EXPLANATIONS = {
     "recover": "say that it is safe to go on after a STOP or a fault",
     "keys": "make the keys for servers that other machines reach",
 }
+
+MOVE = ("server", "teach", "record", "actor", "eval", "stop", "recover")  # an arm: nobody waits for a learner there
 
 
 def usage() -> str:
@@ -99,6 +102,8 @@ def run(arguments: Sequence[str]) -> int:
     name, *rest = arguments
     if name not in COMMANDS:
         raise ConfigError(f'unknown command "{name}"{nearest(name, COMMANDS)}')
+    if name in MOVE:
+        standing_in_front()
     module = importlib.import_module(COMMANDS[name])
     return module.main(parse(name, module.Config, rest))
 

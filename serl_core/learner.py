@@ -6,7 +6,6 @@ The learner needs no robot, no camera and no server: spaces and networks follow 
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -34,6 +33,7 @@ from serl_core.nets.encoders import fit_normaliser
 from serl_core.nets.frames import SHIFTS
 from serl_core.perception import Encode, refresher, remembered, replay_for, with_projection
 from serl_core.policies import VIEWS, Blueprint
+from serl_core.priority import standing_back
 from serl_core.processes import StopFlag
 from serl_core.progress import progress
 from serl_core.summary import write_json
@@ -363,9 +363,8 @@ def main(config: Config) -> int:
         blueprint = blueprint_for(config)
         recipe(config, blueprint.agent_config)  # refuses what does not fit together, before the folder is claimed
         write_json(config.run_dir / "config.json", claimed)  # only now: store and port are ours
-        os.nice(config.nice)
         print(f"ready {link.address}", flush=True)
-        with remembered(config.run_dir, blueprint, config.seed) as encode:
+        with remembered(config.run_dir, blueprint, config.seed) as encode, standing_back(config.nice):
             learner = Learner(config, link, store, blueprint, encode)
             learner.learn(stop)
         write_json(config.run_dir / "learner.json", learner.figures())

@@ -143,6 +143,7 @@ TABLE: dict[str, set[str]] = {
     "serl_core.summary": {"serl_core.types", "serl_core.config"},
     "serl_core.progress": set(),
     "serl_core.processes": set(),
+    "serl_core.priority": set(),
     "serl_core.franka_sim": {"serl_core.processes"},
     "serl_core.simulated": {*CONFIG, "serl_core.processes"},
     # the learner's side
