@@ -1,13 +1,15 @@
 """What cached views cost in learning: ``python -m examples.benchmarks.views [--json FILE]``.
 
 Replay keeps the frozen trunk's features of a few shifted views of each frame; exact mode shifts every frame anew in
-every update. Here the same learner learns from pixels with 1, 4 and 16 views, and with all 81: then a view drawn is a
-fresh crop, the distribution of exact mode for one pass of the trunk over each frame.
+every update. Here the same learner learns from pixels with 1, 4 and 16 views, their offsets drawn for each frame, and
+with all 81: then a view drawn is a fresh crop, the distribution of exact mode for one pass of the trunk over each
+frame.
 
 The score is the area under the success curve: 20 episodes alone at every 1 000 steps, which have seeds of their own,
 as a share. Judged by the difference to 81 views on the same task and seed: the lower end of a bootstrap's 90 %
-interval of its mean must be above −0.05. One row per task, number of views and seed in ``results/views.csv``; rows
-that exist are not run again.
+interval of its mean must be above −0.05, and nothing is judged from fewer than 5 seeds. One row per task, number of
+views and seed in ``results/views.csv``; rows that exist are not run again, but for another ``--env-steps``: then the
+new one takes the place of the old one.
 """
 
 from __future__ import annotations
@@ -51,7 +53,9 @@ class Config:
     """What cached views cost in learning."""
 
     tasks: tuple[str, ...] = ("pick_cube", "peg_insertion")
-    env_steps: tuple[int, ...] = (6_000, 5_000)  # of training, of each task
+    # of training, of each task; on pick_cube nine of ten episodes succeed without help after 3 500 (UTD 2, batch 256):
+    # more points at the top cost time and only bring the areas closer together
+    env_steps: tuple[int, ...] = (4_000, 5_000)
     views: tuple[int, ...] = (1, 4, 16, SHIFTS)
     seeds: tuple[int, ...] = (100, 101, 102, 103, 104)  # 0 to 2 are for development
     demonstrations: int = 20  # successful episodes before training
@@ -113,12 +117,13 @@ def trainee_of(config: Config, task: str, env_steps: int, views: int, seed: int,
 
 
 def main(config: Config) -> int:
-    """Run the rows that do not exist yet, and judge."""
+    """Run the rows that do not exist yet, and judge. Raises ValueError unless each task has its steps."""
     rows = Rows(config.results / "views.csv", FIELDS, 3)
+    budgets = list(zip(config.tasks, config.env_steps, strict=True))  # now, not after the first row
     for seed in config.seeds:
-        for task, env_steps in zip(config.tasks, config.env_steps, strict=True):
+        for task, env_steps in budgets:
             for views in config.views:
-                if (task, str(views), str(seed)) in rows.done():
+                if measured(rows, task, env_steps, views, seed):
                     continue
                 found = row(config, task, env_steps, views, seed)
                 rows.append({**found, "machine": machine(), "commit": commit()})
@@ -129,6 +134,12 @@ def main(config: Config) -> int:
     if config.json:
         config.json.write_text(json.dumps(found, indent=2) + "\n")
     return 0
+
+
+def measured(rows: Rows, task: str, env_steps: int, views: int, seed: int) -> bool:
+    """Whether this row is there, with this budget: areas of different ones must not be compared."""
+    wanted = (task, str(views), str(seed), str(env_steps))
+    return any((row["task"], row["views"], row["seed"], row["env_steps"]) == wanted for row in rows.read())
 
 
 if __name__ == "__main__":

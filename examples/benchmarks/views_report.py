@@ -16,6 +16,7 @@ import matplotlib.pyplot as plt
 Row = Mapping[str, str]
 EXACT = "81"  # views: every shift
 WORST = -0.05  # the lower end of the interval must be above
+SEEDS = 5  # that both must have: of a single one the "interval" is a point, and says nothing of chance
 RESAMPLES = 10_000
 
 
@@ -32,22 +33,38 @@ def lower_bound(differences: npt.ArrayLike, rng: np.random.Generator) -> float:
 
 
 def verdict(rows: Sequence[Row]) -> dict[str, Any]:
-    """A Markdown table, and for each task and number of views whether it does as well as every shift."""
-    lines = ["| task | views | area of each seed | difference to 81 views | at least |", "|---|---|---|---|---|"]
-    judged: dict[str, bool] = {}
+    """A Markdown table, and for each task and number of views whether it does as well as every shift.
+
+    That is None, and the table says so, until both have `SEEDS` seeds in common.
+    """
+    head = ["task", "views", "area of each seed", "difference to 81 views", "at least", "as good"]
+    lines = [_line(head), "|" + "---|" * len(head)]
+    judged: dict[str, bool | None] = {}
     for task in dict.fromkeys(row["task"] for row in rows):
         exact = areas(rows, task, EXACT)
         for views in dict.fromkeys(row["views"] for row in rows if row["task"] == task):
             found = areas(rows, task, views)
-            cells = [task, views, ", ".join(f"{area:.2f}" for area in found.values()), "", ""]
-            common = sorted(found.keys() & exact.keys())
-            if views != EXACT and common:
-                differences = [found[seed] - exact[seed] for seed in common]
-                least = lower_bound(differences, np.random.default_rng(0))
-                cells[3:] = [f"{np.mean(differences):+.3f}", f"{least:+.3f}"]
-                judged[f"{task} {views}"] = least > WORST
-            lines.append("| " + " | ".join(cells) + " |")
+            cells = [task, views, ", ".join(f"{area:.2f}" for area in found.values())]
+            if views == EXACT:
+                lines.append(_line([*cells, "", "", ""]))
+                continue
+            differences = [found[seed] - exact[seed] for seed in sorted(found.keys() & exact.keys())]
+            judged[f"{task} {views}"], said = _judge(differences)
+            lines.append(_line([*cells, *said]))
     return {"lines": lines, "as_good": judged}
+
+
+def _judge(differences: Sequence[float]) -> tuple[bool | None, list[str]]:
+    """Whether that is as good, and the table's cells: the mean, the lower end, the judgement."""
+    if len(differences) < SEEDS:
+        return None, ["", "", f"not all rows are there yet ({len(differences)} of {SEEDS} seeds)"]
+    least = lower_bound(differences, np.random.default_rng(0))
+    good = least > WORST
+    return good, [f"{np.mean(differences):+.3f}", f"{least:+.3f}", "yes" if good else "no"]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:

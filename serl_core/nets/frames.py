@@ -19,16 +19,23 @@ def view_encoder(
 ) -> Callable[[Mapping[str, npt.NDArray[Any]]], dict[str, npt.NDArray[Any]]]:
     """A function that replaces each frame of an observation by ``views`` versions (views, channels, positions).
 
-    The first of them is not shifted. The others are random crops of the frame padded by 4 pixels (DrQ,
-    arXiv 2004.13649), drawn once: the trunk is frozen, so that its features of a crop stay what they are.
+    They are random crops of the frame padded by 4 pixels (DrQ, arXiv 2004.13649), drawn once: the trunk is frozen, so
+    that its features of a crop stay what they are. Of several views the first is not shifted: the policy acts on
+    frames as they are, so one view of what it will see is kept. A single view is shifted, too: unshifted it would be
+    no augmentation at all. Raises ValueError when called, if there are not so many shifts.
     """
 
     def encode(obs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        shifted = np.stack([crop for name in cameras for crop in crops(obs[name], views, rng)])
+        shifted = np.stack([view for name in cameras for view in _views(obs[name], views, rng)])
         features = trunk(shifted).reshape(len(cameras), views, *trunk.features)
         return {**obs, **dict(zip(cameras, features, strict=True))}
 
     return encode
+
+
+def _views(frame: npt.NDArray[np.uint8], count: int, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:
+    """``count`` views of a frame (H, W, 3) for replay: a single one is a random crop."""
+    return crops(frame, 2, rng)[1:] if count == 1 else crops(frame, count, rng)
 
 
 def crops(frame: npt.NDArray[np.uint8], count: int, rng: np.random.Generator) -> list[npt.NDArray[np.uint8]]:

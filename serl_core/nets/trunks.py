@@ -30,7 +30,7 @@ from serl_core.nets.weights import DOTTED, FLAX, TORCHVISION, TRANSFORMERS, Nami
 
 SMALL = Path(__file__).with_name("trunk.npz")  # weights of "small", made by examples/pretrain_trunk.py
 
-AT_ONCE = 32  # frames of a pass: what more of them take up fits into no cache, and costs 40 % more per frame
+AT_ONCE = 9  # frames of a pass: a CPU's cache holds no more; in passes of 27 each took 20 % more time, of 64 40 %
 
 Images = npt.NDArray[np.uint8] | jax.Array
 

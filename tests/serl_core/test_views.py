@@ -52,20 +52,78 @@ def test_every_sample_draws_its_views_by_itself(replay: Replay) -> None:
     assert 0.2 < same.mean() < 0.5
 
 
+def shift_of(crop: np.ndarray, picture: np.ndarray) -> tuple[int, int]:
+    """By how many rows and columns a crop of this picture (16, 16, 3) is shifted; its middle tells."""
+    (found,) = [
+        (dy, dx) for dy in range(-PAD, PAD + 1) for dx in range(-PAD, PAD + 1)
+        if np.array_equal(crop[PAD:-PAD, PAD:-PAD], picture[PAD + dy : 16 - PAD + dy, PAD + dx : 16 - PAD + dx])
+    ]  # fmt: skip
+    return found
+
+
 def test_crops_are_shifts_of_the_frame() -> None:
     """Guards against crops that mix rows with columns, or shift by more than the padding."""
     picture = np.random.default_rng(0).integers(0, 255, (16, 16, 3), dtype=np.uint8)
     first, *others = crops(picture, 40, np.random.default_rng(1))
     np.testing.assert_array_equal(first, picture)
-    shifts = set()
-    for crop in others:
-        found = [
-            (dy, dx) for dy in range(-PAD, PAD + 1) for dx in range(-PAD, PAD + 1)
-            if np.array_equal(crop[PAD:-PAD, PAD:-PAD], picture[PAD + dy : 16 - PAD + dy, PAD + dx : 16 - PAD + dx])
-        ]  # fmt: skip
-        assert len(found) == 1
-        shifts.add(found[0])
-    assert len(shifts) > 20
+    assert len({shift_of(crop, picture) for crop in others}) > 20
+
+
+class Through:
+    """In the place of a trunk: features are the pixels themselves; counts the frames of each pass."""
+
+    features = (16 * 16, 3)
+
+    def __init__(self) -> None:
+        self.passes: list[int] = []
+
+    def __call__(self, images: np.ndarray) -> np.ndarray:
+        self.passes.append(len(images))
+        return images.reshape(len(images), *self.features)
+
+
+def encoded(views: int, frames: int) -> tuple[np.ndarray, np.ndarray, Through]:
+    """Views (frames, cameras, views, 16, 16, 3) of pictures (frames, cameras, 16, 16, 3), and what they went through.
+
+    The pictures of one camera are all the same, so that only the offsets can differ.
+    """
+    cameras, through = ("front", "wrist"), Through()
+    pictures = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), dtype=np.uint8)
+    encode = view_encoder(through, cameras, views, np.random.default_rng(1))  # type: ignore[arg-type]
+    found = [encode(dict(zip(cameras, pictures, strict=True))) for _ in range(frames)]
+    seen = np.array([[one[name] for name in cameras] for one in found]).reshape(frames, 2, views, 16, 16, 3)
+    return seen, np.broadcast_to(pictures, (frames, *pictures.shape)), through
+
+
+def test_a_single_view_is_shifted_at_random_for_each_frame_and_camera() -> None:
+    """Guards the ablation: one view that is never shifted compares no augmentation at all with some."""
+    seen, pictures, _ = encoded(views=1, frames=40)
+    shifts = [[shift_of(seen[t, c, 0], pictures[t, c]) for c in range(2)] for t in range(40)]
+    assert len({front for front, _ in shifts}) > 20
+    assert sum(front == wrist for front, wrist in shifts) < 5
+
+
+@pytest.mark.parametrize("views", [4, 16])
+def test_of_several_views_the_first_is_what_the_policy_sees(views: int) -> None:
+    """Guards what the policy acts on: no frame may be known in shifted views only. The others are drawn anew."""
+    seen, pictures, _ = encoded(views, frames=8)
+    np.testing.assert_array_equal(seen[:, :, 0], pictures)
+    others = [shift_of(seen[t, 0, v], pictures[t, 0]) for t in range(8) for v in range(1, views)]
+    assert len(set(others)) > 12
+
+
+def test_all_shifts_stay_in_order_from_pass_to_pass() -> None:
+    """Guards against features filed under another camera or view where one pass does not take them all."""
+    seen, pictures, _ = encoded(SHIFTS, frames=1)
+    expected = [crops(picture, SHIFTS, np.random.default_rng(2)) for picture in pictures[0]]
+    np.testing.assert_array_equal(seen[0], np.array(expected))
+
+
+@pytest.mark.parametrize("views", [0, 82])
+def test_a_number_of_views_that_cannot_be_is_refused(views: int) -> None:
+    """Guards replay against features that are not there."""
+    with pytest.raises(ValueError, match="there are 81 shifts"):
+        encoded(views, frames=1)
 
 
 def test_as_many_views_as_shifts_are_all_of_them_once() -> None:
