@@ -48,7 +48,7 @@ class Config:
 
     parts: tuple[Part, ...] = ("experts", "study", "report")  # what to do
     tasks: tuple[TaskName, ...] = ("reacher", "peg_insertion", "pick_cube")
-    methods: tuple[Method, ...] = ("rlif", "rlif-imitation", "hg-dagger")  # of the rows with takeovers
+    methods: tuple[Method, ...] = ("rlif", "hg-dagger")  # of the rows with takeovers; there is "rlif-imitation", too
     baselines: tuple[Method, ...] = ("bc", "rlpd")  # without takeovers: once per task and seed
     experts: tuple[Level, ...] = LEVELS
     rules: tuple[RuleName, ...] = ("value-gap",)  # add "random-30", "random-50", "random-85": reported, not judged

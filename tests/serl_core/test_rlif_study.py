@@ -37,8 +37,8 @@ def never(*arguments: Any) -> Any:
 def test_the_study_from_experts_to_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Guards the command: rows with all their columns, a report of them, and nothing measured a second time."""
     config = Config(
-        tasks=("reacher",), baselines=(), experts=("poor",), rules=("random-30",), seeds=(0,), terms=TINY,
-        results=tmp_path, json=tmp_path / "rlif.json",
+        tasks=("reacher",), methods=("rlif", "rlif-imitation", "hg-dagger"), baselines=(), experts=("poor",),
+        rules=("random-30",), seeds=(0,), terms=TINY, results=tmp_path, json=tmp_path / "rlif.json",
     )  # fmt: skip
     assert main(config) == 0
     with (tmp_path / "rlif.csv").open(newline="") as file:
