@@ -1,9 +1,10 @@
-"""The path to a real robot says only what can be typed: nobody here can walk it, so every command is at least parsed."""
+"""The path to a real robot says only what can be typed: so every command is at least parsed."""
 
 from __future__ import annotations
 
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,7 @@ def test_extras_that_are_installed_exist() -> None:
     """Guards the environment of a robot PC."""
     declared = (ROOT / "pyproject.toml").read_text()
     for words in LINES:
-        for option, extra in zip(words, words[1:], strict=False):
+        for option, extra in pairwise(words):
             assert option != "--extra" or re.search(rf"^{extra} = \[", declared, re.MULTILINE), extra
 
 
