@@ -1,12 +1,14 @@
 """The learner's hot path: drawing, gathering, augmenting, UTD critic updates and the actor's, as one compiled call.
 
 Nothing goes between host and device but what arrived since the last call. Where replay keeps its frames on the host,
-the call is in two parts, and the frames for the next one are collected while this one runs.
+the call is in two parts, and the frames for the next one are collected while this one runs: new transitions are drawn
+one call later. What else changes meanwhile does not wait: after a verdict, say, the next call is collected anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol, final
 
 import jax
@@ -42,6 +44,15 @@ def data_parallel(devices: Sequence[Any], batch: int) -> NamedSharding | None:
     return NamedSharding(mesh, PartitionSpec())
 
 
+@dataclass(frozen=True)
+class _Ahead:
+    """A plan with all its frames, and replay's revision when it was drawn."""
+
+    revision: int
+    chosen: Plan
+    frames: Batch
+
+
 @final
 class Engine:
     """Trains an agent on a replay; ``updates`` critic updates per call. Holds no state of the training itself.
@@ -68,7 +79,7 @@ class Engine:
         self._key = jax.device_put(jax.random.key_data(key), sharding)
         self._frozen = jax.device_put(sight.params, sharding)
         self.traces = 0  # how often a part of the call was compiled
-        self._ahead: dict[int, tuple[Plan, Batch]] = {}  # by the number of the call, with frames that the host keeps
+        self._ahead: dict[int, _Ahead] = {}  # by the number of the call
         self._whole = jax.jit(self._whole_impl, static_argnums=0, donate_argnums=1)
         self._plan = jax.jit(self._plan_impl)
         self._learn = jax.jit(self._learn_impl, static_argnums=0, donate_argnums=1)
@@ -89,11 +100,24 @@ class Engine:
         with jax.transfer_guard("disallow"):
             if not self._replay.on_host:
                 return self._whole(actor, state, self._replay.table(), self._frozen, self._key, self._number(call))
-            chosen, frames = self._ahead.pop(call, None) or self._collect(*self._draw(call))
+            chosen, frames = self._collected(call) or self._collect(*self._draw(call))
+            revision = self._replay.revisions.now
             following = self._draw(call + 1)  # now: behind this call it would wait until the device has learnt
             learnt = self._learn(actor, state, chosen, frames, self._frozen)
-            self._ahead = {call + 1: self._collect(*following)}  # before anything that arrives takes a frame's place
+            # Now, before anything that arrives takes a frame's place.
+            self._ahead = {call + 1: _Ahead(revision, *self._collect(*following))}
             return learnt
+
+    def _collected(self, call: int) -> tuple[Plan, Batch] | None:
+        """What was collected ahead for a call, unless replay has changed by more than new transitions since then.
+
+        The price of a change, mostly one verdict per episode: a call that is drawn and collected twice, and whose
+        frames are fetched while the device waits.
+        """
+        ahead = self._ahead.pop(call, None)
+        if ahead is None or not self._replay.revisions.stand(ahead.chosen.frames, ahead.revision):
+            return None
+        return ahead.chosen, ahead.frames
 
     def _collect(self, chosen: Plan, frames: Batch) -> tuple[Plan, Batch]:
         """The frames that the host keeps, to those of a plan that the device holds."""

@@ -28,15 +28,16 @@ from serl_core.data.invariants import Invariants, Running
 from serl_core.data.known import Ages, Known
 from serl_core.data.labels import Label, judged
 from serl_core.data.memory import available_memory, check_memory, gigabytes
+from serl_core.data.revisions import Revisions
 from serl_core.data.routing import HilSerl, Routed, Routing
 from serl_core.data.sampling import OPERATOR, Batch, Frames, Sampling, assemble, gather
-from serl_core.data.table import Mirror, Table
+from serl_core.data.table import Mirror, Table, bits
 from serl_core.types import EpisodeStart, Obs, Record, Step, Who, led_to_takeover
 
 Partition = Literal["online", "demos"]
 Where = Literal["device", "host"]
 HANDS: tuple[Who, ...] = ("policy", "operator", "nobody")
-_OVERHEAD = 99  # bytes per frame beside observation and action: rewards, flags, links and index sets, here and there
+_OVERHEAD = 107  # bytes per frame beside observation and action: rewards, flags, links and index sets, here and there
 
 
 def as_frames(obs: Obs) -> dict[str, npt.NDArray[Any]]:
@@ -95,6 +96,7 @@ class Replay:
         self._known = Known(capacity)
         self._ages = Ages(self._routing.demo_age)
         self._arrived = 0  # online transitions
+        self.revisions = Revisions(capacity)
         self._kept = np.zeros(capacity, np.bool_)  # frames of demonstrations and interventions
         self._kept_count = 0
         self._head = 0
@@ -104,7 +106,8 @@ class Replay:
         self._names: list[tuple[str, int]] = []  # actor and episode of each owner
         self._labels: dict[tuple[str, int], Label] = {}
         at_home = self._cameras if self.on_host else ()
-        self._host = HostFrames(capacity, {name: stored[name] for name in at_home})
+        self._dtypes = {name: stored[name].dtype for name in at_home}
+        self._host = HostFrames(capacity, {name: bits(stored[name]) for name in at_home})
         away = {name: x for name, x in stored.items() if name not in at_home}
         self._mirror = Mirror(capacity, away, self._facts, {**self._sets}, sharding)
 
@@ -149,7 +152,7 @@ class Replay:
 
     def fetch(self, frames: Frames) -> Mapping[str, npt.NDArray[Any]]:
         """Those of the cameras' frames that the host keeps, as new arrays."""
-        return self._host.fetch(frames)
+        return {name: x.view(self._dtypes[name]) for name, x in self._host.fetch(frames).items()}
 
     def gather(self, slots: npt.ArrayLike, spec: Sampling, seed: int = 0) -> Batch:
         """The transitions, windows or chunks that begin at ``slots`` (any shape), as arrays for the host."""
@@ -180,6 +183,7 @@ class Replay:
         facts, online = self._facts, episode.source == "online"
         facts["action"][before], facts["penalty"][before] = step.action, step.grasp_penalty
         facts["hands"][before] = HANDS.index(step.who) if online else OPERATOR
+        facts["withheld"][before] = True  # until it is settled below: no plan holds it, so what it comes to is news
         self._link(before, slot)
         self._known.remember(before, step, episode.source, self._owners[step.actor, step.episode])
         self._arrived += online
@@ -204,8 +208,7 @@ class Replay:
         if slot == NONE:
             return False
         stored = encode(record.obs if isinstance(record, EpisodeStart) else record.next_obs)
-        self._host.write(slot, stored)
-        self._mirror.frame(slot, stored)
+        self._put(slot, stored)
         return True
 
     # ── what became known later ──────────────────────────────────────────────────────────────────
@@ -249,6 +252,7 @@ class Replay:
     def _settle(self, slot: int, label: Label | None) -> None:
         """Make of a transition what is known of it by now."""
         number, known, following = int(self._known.step[slot]), self._known, int(self._facts["next"][slot])
+        before = self._sampled(slot)
         recorded = known.recorded(slot)
         outcome = judged(label, number, recorded)
         waits = label is not None and label.verdict == "pending" and self._facts["next"][following] == NONE
@@ -258,6 +262,15 @@ class Replay:
         self._facts["reward"][slot], self._facts["terminated"][slot] = routed.reward, routed.terminated
         self._mirror.fact(slot)
         self._offer(slot, routed)
+        if before not in (None, self._sampled(slot)):
+            self.revisions.changed()
+
+    def _sampled(self, slot: int) -> tuple[bool | float, ...] | None:
+        """What can change of a transition that a plan may hold; None of one that is withheld, for no plan holds it."""
+        if self._facts["withheld"][slot]:
+            return None
+        outcome = float(self._facts["reward"][slot]), bool(self._facts["terminated"][slot])
+        return *outcome, *(slot in members for members in self._sets.values())
 
     def _offer(self, slot: int, routed: Routed) -> None:
         """Put a transition into the partitions it belongs to, or take it out if it is withheld."""
@@ -293,10 +306,14 @@ class Replay:
             self._head = (self._head + 1) % self._capacity
         slot = self._head
         self._evict(slot)
-        self._host.write(slot, stored)
-        self._mirror.frame(slot, stored)
+        self._put(slot, stored)
         self._head = (slot + 1) % self._capacity
         return slot
+
+    def _put(self, slot: int, stored: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Half precision as its bits on the host too, so that no ring is of a type that XLA would widen."""
+        self._host.write(slot, {name: bits(stored[name]) for name in self._dtypes})
+        self._mirror.frame(slot, stored)
 
     def _evict(self, slot: int) -> None:
         """Forget a frame and both transitions that need it."""
@@ -311,6 +328,7 @@ class Replay:
                 episode.slot = NONE
 
     def _forget_transition(self, slot: int) -> None:
+        self.revisions.forgotten(slot)
         for partition in self._sets.values():
             partition.discard(slot)
         following = int(self._facts["next"][slot])

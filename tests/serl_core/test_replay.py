@@ -215,7 +215,8 @@ def test_what_replay_says_it_needs_is_what_it_takes(where: Where) -> None:
     example = {**EXAMPLE, "front": np.zeros((4, 4, 3), np.uint8)}
     store = Replay(1000, example, 2, lambda obs: {**obs, "front": obs["front"][None]}, where=where)
     store.insert(EpisodeStart("a", 0, example))
-    held = [*vars(store).values(), *vars(store._host).values(), *vars(store._known).values(), *store._sets.values()]
+    parts = (store, store._host, store._known, store.revisions)
+    held = [*(value for part in parts for value in vars(part).values()), *store._sets.values()]
     arrays = [x for value in held for x in jax.tree.leaves(vars(value) if isinstance(value, IndexSet) else value)]
     arrays += jax.tree.leaves(store._mirror.table())
     taken = sum(x.nbytes for x in arrays if isinstance(x, (np.ndarray, jax.Array)))
