@@ -117,7 +117,7 @@ def draw(groups: Sequence[Group], path: Path) -> None:
     axes.set_xlim(0, 1.02)
     axes.set_xlabel("autonomous success after training (dots: seeds)")
     figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, bbox_inches="tight")  # the axis label is longer than its axis
     plt.close(figure)
 
 
