@@ -21,7 +21,7 @@ import numpy as np
 from serl_core import workbench
 from serl_core.agents.sac import SACConfig, make_policy
 from serl_core.config import ConfigError, Preset
-from serl_core.data.memory import FOR_FRAMES, available_memory, device_memory, gigabytes
+from serl_core.data.memory import FOR_FRAMES, device_memory, gigabytes, spare_memory
 from serl_core.data.segments import StoreError
 from serl_core.nets.once import EncodedOnce
 from serl_core.nets.trunks import TRUNKS
@@ -32,7 +32,6 @@ from serl_core.summary import check_writable, write_json
 from serl_core.tasks import load_task
 from serl_core.workbench import ACTION, Bench, Filled, Mode, clocked, frames_of
 
-RESERVE = 2_000_000_000  # bytes that networks, batches and everybody else on this machine keep
 LEAST = 50_000  # transitions in the large replay, so that caches do not flatter it
 FEW = 1_000  # transitions in the small one
 NICE = 10  # as the learner runs, so that the actor comes first
@@ -302,7 +301,7 @@ def _filled(bench: Bench, transitions: int) -> Filled:
 
 def _room() -> int:
     """Bytes that frames can have: of the devices or of this machine, wherever more of them fit."""
-    free, machine = device_memory(jax.local_devices()), max(0, available_memory() - RESERVE)
+    free, machine = device_memory(jax.local_devices()), spare_memory()
     return machine if free is None else max(machine, int(FOR_FRAMES * free))
 
 

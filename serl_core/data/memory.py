@@ -13,7 +13,7 @@ from serl_core.data.segments import StoreError
 
 _MEMINFO = Path("/proc/meminfo")
 _CGROUP = Path("/sys/fs/cgroup")
-RESERVE = 1_500_000_000  # bytes of the machine that networks, minibatches and everybody else keep
+RESERVE = 2_000_000_000  # bytes of the machine that networks, minibatches and everybody else keep
 FOR_FRAMES = 0.8  # of what a device has left: networks, minibatches and what XLA needs beside them take the rest
 
 

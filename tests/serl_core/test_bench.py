@@ -102,7 +102,7 @@ def _on_two_devices() -> None:
 
 def test_what_fits_a_large_device_is_not_cut_to_the_machine(monkeypatch) -> None:
     """Guards against a GPU that is timed with a replay cut to the memory of its host."""
-    monkeypatch.setattr(bench, "available_memory", lambda: 3 * GB)
+    monkeypatch.setattr(memory, "available_memory", lambda: 3 * GB)
     monkeypatch.setattr(bench, "device_memory", lambda devices: 80 * GB)
     made = bench._bench(bench.Config())
     assert bench._fitting(made, 200_000) == 200_000
@@ -124,7 +124,7 @@ def test_what_fits_a_large_device_is_not_cut_to_the_machine(monkeypatch) -> None
 )
 def test_too_little_memory_is_said_before_anything_runs(mode: bench.Mode, free: float, says: str, monkeypatch) -> None:
     """Guards against a machine that swaps for an hour, and against a refusal that names another command's options."""
-    monkeypatch.setattr(bench, "available_memory", lambda: int(free * GB))
+    monkeypatch.setattr(memory, "available_memory", lambda: int(free * GB))
     with pytest.raises(StoreError, match=rf"a replay of 50000 transitions, .*{says}") as refused:
         bench.main(bench.Config(mode=mode))
     assert "learner" not in str(refused.value)
@@ -132,7 +132,7 @@ def test_too_little_memory_is_said_before_anything_runs(mode: bench.Mode, free: 
 
 def test_what_the_refusal_names_fits(monkeypatch) -> None:
     """Guards against advice that is refused in turn."""
-    monkeypatch.setattr(bench, "available_memory", lambda: 3 * GB)
+    monkeypatch.setattr(memory, "available_memory", lambda: 3 * GB)
     for advice in ({"transitions": 28_000}, {"cameras": 1}, {"channels": 64}):
         config = replace(bench.Config(), **advice)
         assert bench._fitting(bench._bench(config), config.transitions) >= min(config.transitions, bench.LEAST)
