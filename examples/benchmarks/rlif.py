@@ -1,9 +1,8 @@
 """Learning from takeovers alone, against imitation: ``python -m examples.benchmarks.rlif [--json FILE]``.
 
-RLIF (arXiv 2311.12996), the same with ``--imitation`` (``rlif-imitation``), HG-DAgger, behaviour cloning and plain
-RLPD on three tasks, with experts of three skills that take over by the value gap against a reference agent, or at
-random. The same demonstrations, the same rules and the same budget for every method of a task and seed; the score is
-the share of 100 episodes that succeed, alone.
+RLIF (arXiv 2311.12996), HG-DAgger, behaviour cloning and plain RLPD on three tasks, with experts of three skills that
+take over by the value gap against a reference agent, or at random. The same demonstrations, the same rules and the same
+budget for every method of a task and seed; the score is the share of 100 episodes that succeed, alone.
 
 Parts: ``experts`` measures the experts (``results/rlif-experts.csv``), ``study`` runs the rows that do not exist yet
 (``results/rlif.csv``), ``report`` judges and draws (``rlif.png``). The reference agents are kept in ``references``; one
@@ -48,7 +47,7 @@ class Config:
 
     parts: tuple[Part, ...] = ("experts", "study", "report")  # what to do
     tasks: tuple[TaskName, ...] = ("reacher", "peg_insertion", "pick_cube")
-    methods: tuple[Method, ...] = ("rlif", "hg-dagger")  # of the rows with takeovers; there is "rlif-imitation", too
+    methods: tuple[Method, ...] = ("rlif", "hg-dagger")  # of the rows with takeovers
     baselines: tuple[Method, ...] = ("bc", "rlpd")  # without takeovers: once per task and seed
     experts: tuple[Level, ...] = LEVELS
     rules: tuple[RuleName, ...] = ("value-gap",)  # add "random-30", "random-50", "random-85": reported, not judged

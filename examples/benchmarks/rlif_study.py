@@ -21,7 +21,7 @@ from serl_core.methods import RLIF_DISCOUNT
 from serl_core.summary import Tally
 from serl_core.teleop.conditions import Always, AtRandom, Intervening, Level, Never, Rule, ValueGap
 
-Method = Literal["rlif", "rlif-imitation", "hg-dagger", "bc", "rlpd"]
+Method = Literal["rlif", "hg-dagger", "bc", "rlpd"]
 RuleName = Literal["value-gap", "random-30", "random-50", "random-85", "none"]
 RATES: Mapping[RuleName, float] = {"random-30": 0.3, "random-50": 0.5, "random-85": 0.85}
 
@@ -30,8 +30,9 @@ RATES: Mapping[RuleName, float] = {"random-30": 0.3, "random-50": 0.5, "random-8
 class Terms:
     """What is the same for every row. Frozen before the reported seeds were run."""
 
-    steps: int | None = None  # of training, takeovers included; here and below None: as many as the task says
-    demonstrations: int | None = None  # successful episodes of the good expert, the same for all methods of a seed
+    steps: int = 10_000  # of training, takeovers included
+    random_steps: int = 5_000  # the same under takeovers at random, which are reported and not judged
+    demonstrations: int | None = None  # successful episodes of the good expert; None: as many as the task says
     episodes: int = 100  # of the final evaluation, alone
     delay: float = 2.5  # steps: the expert takes over where the policy's action costs as much as waiting so long
     utd: int = 4  # critic updates per step of RLIF and RLPD; cloning makes one of its own
@@ -39,7 +40,6 @@ class Terms:
     hidden: tuple[int, ...] = (128, 128)  # of critics and actor: enough for these states, and a quarter of the time
     temperature: float = 0.01  # at the start; 1.0, as released, needs more steps than these to cool down
     entropy: float = 2.0  # target entropy, −nats per entry of the action
-    imitation: float = 30.0  # of rlif-imitation: weight of following the person where the critics prefer their action
     pretrain: int = 2_000  # updates of cloning on the demonstrations before the first step
 
 
@@ -63,7 +63,7 @@ def measure(job: Job, terms: Terms, yardstick: Yardstick | None) -> dict[str, An
     """Train, evaluate, and return the figures of the row. ``yardstick`` is needed for takeovers by the value gap."""
     begun, cpu = time.monotonic(), time.process_time()
     task = study_task(job.task)
-    budget = task.steps if terms.steps is None else terms.steps
+    budget = terms.random_steps if job.rule in RATES else terms.steps
     rng = np.random.default_rng([job.seed, 3])
     with opened(job.task) as world:
         demonstrations = demonstrated(world, task, terms, job.seed)
@@ -125,7 +125,7 @@ def rule_of(job: Job, share: float, yardstick: Yardstick | None, rng: np.random.
 def routing_of(method: Method) -> Routing:
     """What a method makes of the records."""
     match method:
-        case "rlif" | "rlif-imitation":
+        case "rlif":
             return Rlif()
         case "rlpd":
             return HilSerl()
@@ -152,6 +152,5 @@ def recipe_of(method: Method, task: StudyTask, terms: Terms) -> Recipe:
 def sac_of(method: Method, task: StudyTask, terms: Terms) -> SACConfig:
     """RLPD's ten critics, the gripper one more entry of the action; for RLIF with its own discount."""
     discount = task.discount if method == "rlpd" else RLIF_DISCOUNT
-    follow = terms.imitation if method == "rlif-imitation" else 0.0
-    config = rlpd_preset(SACConfig(discount=discount, hidden=terms.hidden, batch=terms.batch, imitation=follow))
+    config = rlpd_preset(SACConfig(discount=discount, hidden=terms.hidden, batch=terms.batch))
     return replace(config, init_temperature=terms.temperature, target_entropy=-terms.entropy * task.action_dim)

@@ -39,7 +39,6 @@ class StudyTask:
     grippers: int
     discount: float  # of the task reward
     max_steps: int
-    steps: int  # of training in the study
     demonstrations: int  # episodes before it: 700 to 1 400 steps
 
     def example(self) -> dict[str, np.ndarray]:
@@ -58,11 +57,11 @@ class World:
 def study_task(name: TaskName) -> StudyTask:
     """The facts of a task by its name; opens nothing."""
     if name == "reacher":
-        return StudyTask(name, ENTRIES, ACTIONS, 0, 0.95, MAX_STEPS, 10_000, 100)
+        return StudyTask(name, ENTRIES, ACTIONS, 0, 0.95, MAX_STEPS, 100)
     task = load_task(name)
     shape = observation_space(task, "state")["state"].shape
     assert shape is not None  # a Box has one
-    return StudyTask(name, shape[0], task.action_dim, task.grippers, task.discount, task.max_steps, 6_000, 20)
+    return StudyTask(name, shape[0], task.action_dim, task.grippers, task.discount, task.max_steps, 20)
 
 
 @contextlib.contextmanager

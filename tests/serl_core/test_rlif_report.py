@@ -46,15 +46,6 @@ def test_the_judgement_turns_at_each_of_its_three_goals(
     assert (found["rlif_poor"], found["hg_dagger_poor"]) == pytest.approx(poor)
 
 
-def test_rlif_that_follows_the_person_is_judged_by_itself() -> None:
-    """Guards RLIF's own verdict against what a switch adds to it."""
-    better = [row("rlif-imitation", expert, seed, 0.95) for expert in ("poor", "good") for seed in (0, 1)]
-    found = verdicts([*rows(good=(0.8, 0.9)), *better])
-    assert found["tasks"]["reacher"]["met"] is False and found["with_imitation"]["reacher"]["met"] is True
-    assert found["lines"][-1].startswith("reacher: met (rlif-imitation_poor 0.95")
-    assert verdicts(rows())["with_imitation"] == {}
-
-
 def test_without_all_rows_nothing_is_judged() -> None:
     """Guards against a comparison of different seeds while the study goes on."""
     some = [one for one in rows() if (one["method"], one["expert"], one["seed"]) != ("hg-dagger", "poor", "1")]
