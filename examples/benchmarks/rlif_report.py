@@ -1,4 +1,4 @@
-"""What the rows of the RLIF study say: the table, the judgement per task, and the picture."""
+"""What the rows of the RLIF study say: the tables, the judgement per task, and the picture."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import matplotlib.pyplot as plt
 
 Row = Mapping[str, str]
 LEVELS = ("poor", "medium", "good")
+JUDGED = ("none", "value-gap")  # rules of takeovers, as the rows call them …
+RATES = ("random-30", "random-50", "random-85")  # … and those that are reported only
 TIMES, ABSOLUTE = 2.0, 0.5  # with the poor expert: RLIF at least so many times HG-DAgger's score, and at least this
 COLOURS = {"rlif": "tab:blue", "hg-dagger": "tab:orange", "bc": "0.6", "rlpd": "0.3"}
 
@@ -35,18 +37,43 @@ def methods_of(rows: Sequence[Row]) -> list[str]:
 
 
 def verdicts(rows: Sequence[Row]) -> dict[str, Any]:
-    """The table as Markdown lines, and per task whether both goals are met, None where rows are missing."""
-    head = ["task", "takeovers", "method", *(f"{level} expert" for level in LEVELS)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    """The tables as Markdown lines, and per task whether both goals are met, None where rows are missing."""
+    judged = {task: judge(rows, task) for task in tasks_of(rows)}
+    lines = [*judged_table(rows), "", *random_table(rows), ""]
+    lines += [f"{task}: {_said(verdict)}" for task, verdict in judged.items()]
+    return {"lines": lines, "tasks": judged}
+
+
+def judged_table(rows: Sequence[Row]) -> list[str]:
+    """Per task and method the mean by the expert's skill, every seed in brackets."""
+    lines = _head(["task", "takeovers", "method", *(f"{level} expert" for level in LEVELS)])
     for task in tasks_of(rows):
-        for rule in dict.fromkeys(row["rule"] for row in rows if row["task"] == task):
+        for rule in JUDGED:
             for method in methods_of(rows):
                 cells = [_cell(scores(rows, task=task, rule=rule, method=method, expert=level)) for level in LEVELS]
                 if any(cells):
                     lines.append("| " + " | ".join([task, rule, method, *cells]) + " |")
-    judged = {task: judge(rows, task) for task in tasks_of(rows)}
-    lines += [f"{task}: {_said(verdict)}" for task, verdict in judged.items()]
-    return {"lines": lines, "tasks": judged}
+    return lines
+
+
+def random_table(rows: Sequence[Row]) -> list[str]:
+    """Per task and method the means by the rate of takeovers, of the poor, the medium and the good expert."""
+    lines = _head(["task", "method", *(f"{rate[-2:]} % of the steps" for rate in RATES)])
+    for task in tasks_of(rows):
+        for method in methods_of(rows):
+            cells = [_means(rows, task=task, rule=rate, method=method) for rate in RATES]
+            if any(cells):
+                lines.append("| " + " | ".join([task, method, *cells]) + " |")
+    return lines
+
+
+def _head(names: Sequence[str]) -> list[str]:
+    return ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+
+
+def _means(rows: Sequence[Row], **wanted: str) -> str:
+    found = [scores(rows, **wanted, expert=level) for level in LEVELS]
+    return ", ".join(f"{mean(values):.2f}" if values else "–" for values in found) if any(found) else ""
 
 
 def judge(rows: Sequence[Row], task: str) -> dict[str, Any]:
@@ -75,32 +102,49 @@ def _said(verdict: Mapping[str, Any]) -> str:
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
-    """One panel per task: scores by skill under the value gap, every seed a dot; the baselines as lines."""
+    """One column of panels per task: scores by skill under the value gap, every seed a dot, and the baselines as
+    lines; below, the means by skill for each rate of takeovers at random, the rarer the lighter."""
     tasks = tasks_of(rows)
     if not tasks:
         return
-    figure, panels = plt.subplots(1, len(tasks), figsize=(4 * len(tasks), 3.4), squeeze=False, sharey=True)
-    for axes, task in zip(panels[0], tasks, strict=True):
+    figure, panels = plt.subplots(2, len(tasks), figsize=(4 * len(tasks), 6.4), squeeze=False, sharey=True)
+    for (judged, random), task in zip(panels.T, tasks, strict=True):
         for method in methods_of(rows):
-            _draw_method(axes, rows, task, method)
-        axes.set_title(task)
-        axes.set_xticks(range(len(LEVELS)), [f"{level}\nexpert" for level in LEVELS])
-        axes.set_ylim(-0.03, 1.03)
-    panels[0][0].set_ylabel("share of episodes that succeed, alone")
-    panels[0][-1].legend(fontsize="small")
+            _draw_method(judged, rows, task, method)
+            for shade, rate in zip((0.3, 0.6, 1.0), RATES, strict=True):
+                _draw_skills(random, rows, f"{method}, {rate[-2:]} %", shade, task=task, rule=rate, method=method)
+        judged.set_title(task)
+        for axes in (judged, random):
+            axes.set_xticks(range(len(LEVELS)), [f"{level}\nexpert" for level in LEVELS])
+            axes.set_ylim(-0.03, 1.03)
+    for axes, rule in zip(panels[:, 0], ("value gap", "random"), strict=True):
+        axes.set_ylabel(f"successes, alone; takeovers: {rule}")
+    for axes in panels[:, -1]:
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
 
 def _draw_method(axes: Any, rows: Sequence[Row], task: str, method: str) -> None:
-    colour = COLOURS.get(method, "tab:red")
     alone = scores(rows, task=task, rule="none", method=method)
     if alone:
-        axes.axhline(mean(alone), color=colour, linestyle=":", label=f"{method}, without takeovers")
+        axes.axhline(mean(alone), color=_colour(method), linestyle=":", label=f"{method}, without takeovers")
         return
-    columns = [scores(rows, task=task, rule="value-gap", method=method, expert=level) for level in LEVELS]
-    places = [place for place, values in enumerate(columns) if values]
-    axes.plot(places, [mean(columns[place]) for place in places], color=colour, label=method)
-    for place in places:
-        axes.plot([place] * len(columns[place]), columns[place], ".", color=colour, alpha=0.6)
+    for place, values in _draw_skills(axes, rows, method, 1.0, task=task, rule="value-gap", method=method).items():
+        axes.plot([place] * len(values), values, ".", color=_colour(method), alpha=0.6)
+
+
+def _draw_skills(axes: Any, rows: Sequence[Row], label: str, shade: float, **wanted: str) -> Mapping[int, Sequence[float]]:
+    """A line through the means of these rows by the expert's skill; returns the values at each skill's place."""
+    found = [scores(rows, **wanted, expert=level) for level in LEVELS]
+    places = {place: values for place, values in enumerate(found) if values}
+    if places:
+        means = [mean(values) for values in places.values()]
+        axes.plot(list(places), means, color=_colour(wanted["method"]), alpha=shade, label=label)
+    return places
+
+
+def _colour(method: str) -> str:
+    return COLOURS.get(method, "tab:red")
