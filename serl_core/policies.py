@@ -45,6 +45,7 @@ PRESETS: dict[Preset, Callable[[SACConfig, AnyTask], SACConfig]] = {
     # the same with the networks of the paper: ten critics
     "rlpd": lambda plain, task: rlpd_preset(plain),
 }
+SLOW = 20.0  # s for the first weights, after which it is said what the learner is doing
 VIEWS = 4  # of each frame in replay; more of the 81 shifts cost the learner time and memory
 
 
@@ -257,14 +258,30 @@ class LinkPolicy:
         self._acting: _Acting | None = None
         self._params: Any = None
 
-    def wait(self, timeout: float, stop: Callable[[], bool]) -> bool:
-        """Wait for the first weights; False if stopped. Raises LinkError if there are none within ``timeout`` s."""
-        deadline = time.monotonic() + timeout
+    def wait(
+        self,
+        patience: float,
+        stop: Callable[[], bool],
+        now: Callable[[], float] = time.monotonic,
+        say: Callable[[str], None] = print,
+    ) -> bool:
+        """Wait for the first weights for as long as the learner is there; False if stopped.
+
+        A learner that is there reads demonstrations and compiles, which a busy computer may do for minutes. Raises
+        LinkError when it has been away for ``patience`` s.
+        """
+        begun = heard = now()
+        said = False
         while not self._take_newest():
             if stop():
                 return False
-            if time.monotonic() > deadline:
-                raise LinkError(f"no weights within {timeout:.0f} s: is the learner running? (serl learner)")
+            if self._link.status().connected:
+                heard = now()
+            elif now() - heard > patience:
+                raise LinkError(f"no learner at {self._link.address} for {patience:.0f} s: start it (serl learner)")
+            if heard - begun > SLOW and not said:
+                said = True
+                say("the learner is there; its first weights come when it has read the demonstrations and compiled")
             self._link.wait_weights(self.version + 1, timeout=0.1)
         return True
 
