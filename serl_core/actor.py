@@ -16,6 +16,7 @@ import gymnasium as gym
 
 from robot_servers.keys import load_client_keys
 from serl_core.advice import Advisor, Learner, advisor_for
+from serl_core.agents.policy import act_inline
 from serl_core.attendance import Attendance, attending, check_wanted
 from serl_core.config import Observation
 from serl_core.envs.attention import Attended, attended
@@ -208,6 +209,7 @@ def training_seeds(seed: int, already: int) -> Iterator[int]:
 
 def main(config: Config) -> int:
     """Act until the steps are done or someone stops it; what cannot be delivered now waits in the spool."""
+    act_inline()
     task = load_task(config.task)
     check_wanted(config, len(task.arms))
     keys = load_client_keys(config.keys) if config.keys else None

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from serl_core import workbench
+from serl_core.agents.policy import act_inline
 from serl_core.agents.sac import SACConfig, make_policy
 from serl_core.config import ConfigError, Preset
 from serl_core.data.memory import FOR_FRAMES, device_memory, gigabytes, spare_memory
@@ -254,6 +255,7 @@ def acting(bench: Bench, seconds: float, hz: float = 10.0) -> list[float]:
 
 
 def _act(bench: Bench, seconds: float, ask: Connection) -> None:
+    act_inline()
     while True:
         ask.recv()
         ask.send(acting(bench, seconds))

@@ -12,6 +12,7 @@ from typing import Annotated
 import tyro
 
 from robot_servers.keys import ClientKeys, load_client_keys
+from serl_core.agents.policy import act_inline
 from serl_core.checkpoint import Checkpoints
 from serl_core.config import ConfigError, Observation
 from serl_core.envs.rewards import Judge
@@ -96,6 +97,7 @@ def evaluate(
 
 def main(config: Config) -> int:
     """Evaluate and write RUN_DIR/eval.json."""
+    act_inline()
     newest = Checkpoints(config.run_dir / "checkpoints").latest()
     if newest is None:
         raise ConfigError(f"no complete checkpoint in {config.run_dir / 'checkpoints'}: has this run been trained?")
