@@ -117,8 +117,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         for axes in (judged, random):
             axes.set_xticks(range(len(LEVELS)), [f"{level}\nexpert" for level in LEVELS])
             axes.set_ylim(-0.03, 1.03)
-    for axes, rule in zip(panels[:, 0], ("value gap", "random"), strict=True):
-        axes.set_ylabel(f"successes, alone; takeovers: {rule}")
+    for axes, rule in zip(panels[:, 0], ("by the value gap", "at random"), strict=True):
+        axes.set_ylabel(f"successes, alone\n(takeovers {rule})")
     for axes in panels[:, -1]:
         if axes.get_legend_handles_labels()[0]:
             axes.legend(fontsize="small")
