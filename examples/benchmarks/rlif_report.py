@@ -136,7 +136,9 @@ def _draw_method(axes: Any, rows: Sequence[Row], task: str, method: str) -> None
         axes.plot([place] * len(values), values, ".", color=_colour(method), alpha=0.6)
 
 
-def _draw_skills(axes: Any, rows: Sequence[Row], label: str, shade: float, **wanted: str) -> Mapping[int, Sequence[float]]:
+def _draw_skills(
+    axes: Any, rows: Sequence[Row], label: str, shade: float, **wanted: str
+) -> Mapping[int, Sequence[float]]:
     """A line through the means of these rows by the expert's skill; returns the values at each skill's place."""
     found = [scores(rows, **wanted, expert=level) for level in LEVELS]
     places = {place: values for place, values in enumerate(found) if values}
