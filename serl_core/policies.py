@@ -275,10 +275,11 @@ class LinkPolicy:
         while not self._take_newest():
             if stop():
                 return False
-            if self._link.status().connected:
+            status = self._link.status()
+            if status.connected:
                 heard = now()
             elif now() - heard > patience:
-                raise LinkError(f"no learner at {self._link.address} for {patience:.0f} s: start it (serl learner)")
+                raise LinkError(f"no weights from {self._link.address}: {status.text}; is it running? (serl learner)")
             if heard - begun > SLOW and not said:
                 said = True
                 say("the learner is there; its first weights come when it has read the demonstrations and compiled")
