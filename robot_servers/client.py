@@ -199,7 +199,10 @@ class TruthClient:
         self._channel = Channel(address, timeout, keys=keys)
 
     def ground_truth(self) -> dict[str, Any]:
-        """Object poses (7,) and "success" (bool). Raises `RobotError`; opens the socket with the first call."""
+        """Object poses (7,) and facts (bool), "success" among them. Opens the socket with the first call.
+
+        Raises `RobotError`.
+        """
         truth = self._channel.call("ground_truth")
         if not isinstance(truth, dict):
             raise RobotError(f"malformed ground truth from {self._channel.address}: {type(truth).__name__}")

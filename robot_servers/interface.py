@@ -213,7 +213,7 @@ class Driver(Protocol):
 
     def place_objects(self, seed: int) -> None: ...
     def ground_truth(self) -> Mapping[str, Any]:
-        """Simulation only: object poses (7,) and "success" (bool). Empty on hardware."""
+        """Simulation only: object poses (7,) and facts (bool), "success" among them. Empty on hardware."""
         ...
 
 

@@ -17,7 +17,7 @@ Observation = Literal["state", "pixels"]
 Preset = Literal["default", "plain", "rlpd"]  # of the learner; `serl_core.policies.PRESETS` says what each means
 Vision = Literal["cached", "exact", "trained"]  # frozen trunk run once per frame, in every update, or trained
 START_AFTER = 100  # online transitions before training starts
-Truth = Mapping[str, Any]  # ground truth of a simulated scene: object poses (7,) and "success"
+Truth = Mapping[str, Any]  # ground truth of a simulated scene: object poses (7,) and facts, "success" among them
 AXES = ("x", "y", "z", "rx", "ry", "rz")
 
 

@@ -10,11 +10,13 @@ from serl_core.envs.frames import point_in_tcp_frame
 from serl_core.pairs import PairExpert, PairTask, States
 
 DOWN = (1.0, 0.0, 0.0, 0.0)  # both hands point at the table; each pose is in its own arm's base frame
+CATCH = 0.03  # m from a grip at which closing fingers still catch the bar
 HOVER = 0.06  # m above a grip while not yet above it
-GRASPED = (0.25, 0.55)  # openings of the gripper around the bar, with a margin
+GRASPED = 0.55  # opening of the gripper around the bar, with a margin
 MEET = np.array([0.415, 0.0, 0.15])  # m, where the left hand offers the bar: then its middle is half-way
 NEAR_MEETING = 0.03  # m from there at which the right hand comes
-WAIT = np.array([0.415, 0.0, 0.22])  # m, where the right hand waits: above its end of the offered bar
+WAIT = np.array([0.415, 0.0, 0.22])  # m, where the right hand waits: above its end of the offered bar …
+WAITING = 0.1  # m, about what is then left until it has it
 GRIP = 0.04  # m of motion that closing or opening a gripper counts for
 AWAY = 0.07  # m by which the left hand leaves the bar; success is 5 cm
 LIFTED = 0.3  # m, more than is left of the way once the left hand holds the bar where it was
@@ -25,9 +27,9 @@ def grips(truth: Truth) -> tuple[Array, Array]:
     return truth["left"]["left_grip"][:3], truth["right"]["right_grip"][:3]
 
 
-def holds(state: RobotState, grip: Array) -> bool:
-    """Whether the fingers have closed around the bar at its grip."""
-    return GRASPED[0] < state.gripper < GRASPED[1] and float(np.linalg.norm(state.pose[:3] - grip)) < 0.025
+def holds(truth: Truth) -> tuple[bool, bool]:
+    """Whether the left, and the right fingers have closed around the bar, wherever along it."""
+    return bool(truth["left"]["left_holds"]), bool(truth["right"]["right_holds"])
 
 
 def towards(position: Array, gripper: float) -> Goal:
@@ -35,11 +37,14 @@ def towards(position: Array, gripper: float) -> Goal:
     return Goal(np.concatenate([position, DOWN]), gripper)
 
 
-def approach(tcp: Array, grip: Array) -> Goal:
-    """Above the grip, down along a funnel, close."""
+def approach(state: RobotState, grip: Array) -> Goal:
+    """Above the grip, down along a funnel, close; fingers that close already and will catch the bar go on."""
+    tcp = state.pose[:3]
     aside = float(np.linalg.norm(tcp[:2] - grip[:2]))
     if aside < 0.012 and abs(tcp[2] - grip[2]) < 0.012:
         return towards(grip, 0.0)
+    if state.gripper < 0.9 and np.linalg.norm(tcp - grip) < CATCH:
+        return towards(tcp, 0.0)
     height = grip[2] + min(HOVER, 3.0 * max(0.0, aside - 0.008))
     if tcp[2] < height - 0.02 and aside > 0.02:  # too low beside the bar: sideways would push it away
         return towards(np.array([*tcp[:2], height]), 1.0)
@@ -57,21 +62,20 @@ def goals(states: States, truth: Truth) -> tuple[Goal, Goal]:
     """The left hand takes and offers the bar, the right one comes to take it, the left one leaves."""
     left, right = states
     left_grip, right_grip = grips(truth)
+    left_holds, right_holds = holds(truth)
     waiting = towards(WAIT, 1.0)
-    if holds(right, right_grip):
+    if right_holds:
         return leave(left, left_grip), towards(right.pose[:3], 0.0)
-    if not holds(left, left_grip):
-        return approach(left.pose[:3], left_grip), waiting
+    if not left_holds:
+        return approach(left, left_grip), waiting
     offered = float(np.linalg.norm(left_grip - MEET)) < NEAR_MEETING
-    return towards(MEET, 0.0), approach(right.pose[:3], right_grip) if offered else waiting
+    return towards(MEET, 0.0), approach(right, right_grip) if offered else waiting
 
 
 def reach(state: RobotState, grip: Array) -> float:
-    """Metres left until the fingers hold the bar at its grip."""
-    if holds(state, grip):
-        return 0.0
+    """Metres left until the fingers, which do not yet hold the bar, do so at its grip."""
     way = float(np.linalg.norm(state.pose[:3] - grip))
-    closing = (state.gripper - GRASPED[1]) / 0.5 if way < 0.017 else 1.0 + (1.0 - state.gripper)
+    closing = (state.gripper - GRASPED) / 0.5 if way < CATCH else 1.0 + (1.0 - state.gripper)
     return way + GRIP * max(0.0, closing)
 
 
@@ -79,14 +83,15 @@ def distance(states: States, truth: Truth) -> float:
     """Metres left, of one hand after the other: take, offer, take over, leave."""
     left, right = states
     left_grip, right_grip = grips(truth)
+    left_holds, right_holds = holds(truth)
     leaving = GRIP + AWAY
-    if holds(right, right_grip):
+    if right_holds:
         gone = float(np.linalg.norm(left.pose[:3] - left_grip))
         return GRIP * max(0.0, 0.8 - left.gripper) + max(0.0, AWAY - gone)
-    if not holds(left, left_grip):
+    if not left_holds:
         return reach(left, left_grip) + LIFTED + leaving
     offering = float(np.linalg.norm(left_grip - MEET))
-    taking = reach(right, right_grip) if offering < NEAR_MEETING else float(np.linalg.norm(right.pose[:3] - WAIT)) + 0.1
+    taking = min(reach(right, right_grip), float(np.linalg.norm(right.pose[:3] - WAIT)) + WAITING)
     return min(LIFTED, offering + taking) + leaving
 
 

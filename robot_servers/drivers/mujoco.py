@@ -160,7 +160,7 @@ class MujocoDriver:
     def ground_truth(self) -> Mapping[str, Any]:
         with self.bench.lock:
             truth = self.bench.scene.ground_truth(self.bench.model, self.bench.data)
-            return {key: value if key == "success" else self.arm.to_base(value) for key, value in truth.items()}
+            return {key: value if isinstance(value, bool) else self.arm.to_base(value) for key, value in truth.items()}
 
     def _time(self) -> float:
         return self.bench.time if self.clock == "lockstep" else self._now()

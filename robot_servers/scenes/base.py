@@ -38,9 +38,9 @@ class Scene:
 
     ``build()`` makes a new model. ``place(model, data, rng)`` puts the objects where the generator says;
     the joints are home already. ``ground_truth(model, data)`` gives object poses (7,) m and quaternion
-    xyzw in the world frame, and "success" (bool). ``home_q`` (7,) rad; ``gripper`` is the opening at home
-    (0 closed … 1 open); ``limits`` are the widest that a task may ask for. ``mounts`` names the arms, to all
-    of which the rest applies; the only arm of a scene has no name, and its base frame is the world's.
+    xyzw in the world frame, and facts (bool), "success" among them. ``home_q`` (7,) rad; ``gripper`` is the
+    opening at home (0 closed … 1 open); ``limits`` are the widest that a task may ask for. ``mounts`` names the
+    arms, to all of which the rest applies; the only arm of a scene has no name, and its base frame is the world's.
     """
 
     name: str

@@ -33,9 +33,9 @@ GRIP = 0.085  # m from the bar's centre to where either hand takes it: the hands
 MASS = 0.1  # kg
 FIELD = ((0.42, 0.5), (-0.06, 0.06))  # m, x and y of the bar's centre
 YAW = 0.1  # rad, ±
-RAISED = 0.10  # m above the table: success is the bar this high …
-HELD = 0.03  # m between the right TCP and the bar's right grip: … between the right fingers …
+RAISED = 0.10  # m above the table: success is the bar this high, between the right fingers …
 AWAY = 0.05  # m between the left TCP and the bar's left grip: … and let go of by the left hand
+PADS = {arm: {f"{mount.prefix}{side}_pad" for side in ("left", "right")} for arm, mount in MOUNTS.items()}
 
 
 def _add_right_arm(spec: mujoco.MjSpec) -> None:
@@ -67,10 +67,23 @@ def _place(model: mujoco.MjModel, data: mujoco.MjData, rng: np.random.Generator)
 def _ground_truth(model: mujoco.MjModel, data: mujoco.MjData) -> Mapping[str, Any]:
     bar, along = data.body("bar"), data.body("bar").xmat.reshape(3, 3)[:, 0]
     ends = {"left": bar.xpos - GRIP * along, "right": bar.xpos + GRIP * along}
-    gaps = {arm: np.linalg.norm(data.site(f"{MOUNTS[arm].prefix}tcp").xpos - end) for arm, end in ends.items()}
-    passed = bar.xpos[2] >= RAISED and gaps["right"] <= HELD and gaps["left"] >= AWAY
-    grips = {f"{arm}_grip": pose_of(end, bar.xquat) for arm, end in ends.items()}
-    return {"bar": pose_of(bar.xpos, bar.xquat), **grips, "success": bool(passed)}
+    touching = _touching(model, data, int(bar.id))
+    held = {arm: pads <= touching for arm, pads in PADS.items()}
+    away = np.linalg.norm(data.site(f"{MOUNTS['left'].prefix}tcp").xpos - ends["left"]) >= AWAY
+    passed = bar.xpos[2] >= RAISED and held["right"] and not held["left"] and away
+    return {
+        "bar": pose_of(bar.xpos, bar.xquat),
+        **{f"{arm}_grip": pose_of(end, bar.xquat) for arm, end in ends.items()},
+        **{f"{arm}_holds": holds for arm, holds in held.items()},
+        "success": bool(passed),
+    }
+
+
+def _touching(model: mujoco.MjModel, data: mujoco.MjData, body: int) -> set[str]:
+    """The geoms, by name, that touch this body."""
+    pairs = data.contact.geom[data.contact.exclude == 0]
+    owners = model.geom_bodyid[pairs]
+    return {model.geom(int(other)).name for other in pairs[:, ::-1][owners == body]}
 
 
 SCENE = Scene("handover", LIMITS, HOME_Q, 1.0, _build, _place, _ground_truth, MOUNTS)
