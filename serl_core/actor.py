@@ -84,7 +84,7 @@ class Recorder:
     """Sends every record to the learner, and under the lockstep clock waits for it to keep up.
 
     While the learner is away it says so, and with ``hold`` it lets no step follow: without commands the guard holds
-    the arm.
+    the arm, and ``hear`` listens to the person beside it.
     """
 
     def __init__(
@@ -94,12 +94,14 @@ class Recorder:
         stop: Callable[[], bool],
         hold: bool = False,
         say: Callable[[str], None] = log.warning,
+        hear: Callable[[], object] = lambda: None,
     ) -> None:
         self._link = link
         self._max_behind = max_behind
         self._stop = stop
         self._hold = hold
         self._say = say
+        self._hear = hear
         self._away = False
 
     def __call__(self, record: Record) -> None:
@@ -114,7 +116,9 @@ class Recorder:
             self._away = not status.connected
             self._say(self._absence(status) if self._away else "the learner is back")
         while self._hold and self._away and not self._stop():
-            if self._link.wait_connected(timeout=0.2):
+            connected = self._link.wait_connected(timeout=0.2)
+            self._hear()  # a HOLD must not wait for the step after the learner's return
+            if connected:
                 self._away = False
                 self._say("the learner is back")
 
@@ -264,7 +268,9 @@ def act(
         [
             policy.hear,
             verdicts,
-            Recorder(link, config.max_behind if lockstep else None, stop, config.learner_away == "hold"),
+            Recorder(
+                link, config.max_behind if lockstep else None, stop, config.learner_away == "hold", hear=ears.hear
+            ),
             tally,
             EpisodeLog(tally, metrics, policy, already, further=latency.take),
             board,
@@ -330,7 +336,7 @@ def attended_env(
         rule=helping.rule,
     )
     env = Attended(env, there.ears, task.max_steps, 1.0 / task.control_hz)
-    return OutlivesServer(env, (session.robot, *session.partners), stop)
+    return OutlivesServer(env, (session.robot, *session.partners), stop, hear=there.ears.hear)
 
 
 def steps_so_far(link: ActorLink) -> int:

@@ -17,6 +17,7 @@ from serl_core.config import ConfigError
 from serl_core.envs.attention import AttentiveClock, Ears
 from serl_core.pairs import AnyTask
 from serl_core.session import Session
+from serl_core.teleop import keyboard
 from serl_core.teleop.build import open_device
 from serl_core.teleop.buttons import SayingButtons
 from serl_core.teleop.console import Console, Event
@@ -24,6 +25,7 @@ from serl_core.teleop.consoles import open_console
 from serl_core.teleop.device import Device
 from serl_core.teleop.spec import parse_spec
 from serl_core.teleop.terminal import Listener
+from serl_core.teleop.terminal_console import parse_keys
 
 log = logging.getLogger(__name__)
 
@@ -116,7 +118,12 @@ def check_wanted(wanted: Wanted, arms: int) -> None:
     """Raises `ConfigError` for words that no device could be meant by: to be called before a robot is asked for."""
     saying = parse_buttons(wanted.buttons)
     if wanted.operator not in WITHOUT_DEVICE:
-        parse_spec(wanted.operator, arms)
+        spec = parse_spec(wanted.operator, arms)
+        both = sorted(parse_keys(wanted.console_keys).keys() & set(keyboard.KEYS)) if spec.kind == "keyboard" else []
+        if both:
+            raise ConfigError(
+                f"--console-keys: {', '.join(both)} would say something and move the arm; use another key"
+            )
     elif saying:
         raise ConfigError(f"--buttons are those of a device, and --operator {wanted.operator} has none: name one")
 
@@ -131,6 +138,8 @@ def parse_buttons(text: str) -> dict[str, Event]:
         name, separator, event = part.rpartition("=")
         if not separator or not name or event not in set(Event):
             raise ConfigError(f'button "{part}": write BUTTON=EVENT, with an event of {", ".join(Event)}')
+        if event == Event.STOP:
+            raise ConfigError(f'button "{part}": the loop reads buttons and may hang: STOP is on the keys and the page')
         found[name] = Event(event)
     return found
 

@@ -5,7 +5,6 @@ Training runs beside a learner: actors that judge by the file take the new versi
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Iterator, Mapping
@@ -31,6 +30,7 @@ from serl_core.judging.scorer import cameras_of_task, check_fits, named_trunk, t
 from serl_core.nets.trunks import FrozenTrunk
 from serl_core.pairs import AnyTask
 from serl_core.progress import progress
+from serl_core.summary import check_writable, write_json
 from serl_core.tasks import load_task
 
 
@@ -224,8 +224,9 @@ def main(config: Config) -> int:
     """Do it, and write the figures."""
     if not config.data:
         raise ConfigError("no episodes given: runs, or folders such as RUN/demos")
+    if config.json:
+        check_writable(config.json)
     report = ACTIONS[config.action](config)
     if config.json:
-        config.json.parent.mkdir(parents=True, exist_ok=True)
-        config.json.write_text(json.dumps(report, indent=1) + "\n")
+        write_json(config.json, report)
     return 0

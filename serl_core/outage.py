@@ -22,6 +22,7 @@ class OutlivesServer(gym.Wrapper[Any, Any, Any, Any]):
     """Waits in `reset` until ``robots``, the clients that ``env`` drives, are answered again, and resets then.
 
     An episode under way ends by itself, since the environment aborts a step that the robot does not answer.
+    ``hear`` is called in the wait: what a person says in it counts afterwards.
     Raises the `RobotError` of the outage if ``stop()`` says so meanwhile, and one if another robot comes back.
     """
 
@@ -32,12 +33,14 @@ class OutlivesServer(gym.Wrapper[Any, Any, Any, Any]):
         stop: Callable[[], bool],
         say: Callable[[str], None] = log.warning,
         sleep: Callable[[float], None] = time.sleep,
+        hear: Callable[[], object] = lambda: None,
     ) -> None:
         super().__init__(env)
         self._robots = tuple(robots)
         self._stop = stop
         self._say = say
         self._sleep = sleep
+        self._hear = hear
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As of the environment, as soon as there is a server."""
@@ -55,6 +58,8 @@ class OutlivesServer(gym.Wrapper[Any, Any, Any, Any]):
             if self._stop():
                 raise outage
             self._sleep(LOOK)
+            self._hear()
+        self._hear()  # a HOLD until now must not wait for the reset that follows
         if self._who_they_are() != before:
             raise RobotError("the robot server came back with another robot, scene or cameras: start the actor again")
 

@@ -28,11 +28,11 @@ from serl_core.metrics import Metrics, read
 from serl_core.pairs import AnyTask
 from serl_core.processes import StopFlag
 from serl_core.progress import Progress, progress
-from serl_core.recording.book import ABOUT, Kind
+from serl_core.recording.book import ABOUT, Kind, known_entries, next_episode
 from serl_core.recording.outcome import Outcome, outcome_of
 from serl_core.recording.person import Plan, enough, record_person
 from serl_core.recording.script import scripted_attendance
-from serl_core.recording.watch import Watch, WatchConfig
+from serl_core.recording.watch import Watch, WatchConfig, end_stops
 from serl_core.rollout import Decision, Identity, rollout
 from serl_core.session import Session, connected, episode_meta, make_env
 from serl_core.summary import check_writable, write_json
@@ -74,12 +74,16 @@ class Config:
 
 
 class SuccessfulEpisodes:
-    """Keeps successful episodes in the store, whole; counts what it kept."""
+    """Keeps successful episodes in the store, whole; counts those that are in it, whoever recorded them.
+
+    ``attempts``: episodes tried so far, of which the next one has the number.
+    """
 
     def __init__(self, store: EpisodeStore, metrics: Metrics, bar: Progress) -> None:
-        before = read(metrics.path)  # of an earlier call, whose demonstrations count
-        self.lengths = [row["steps"] for row in before]
-        self.attempts = before[-1]["attempts"] if before else 0
+        known = known_entries(store, DEMONSTRATOR)
+        self.lengths = [entry.steps for entry in known if entry.over and entry.verdict == "success"]
+        tried = [row["attempts"] for row in read(metrics.path)]  # by earlier calls, failures included
+        self.attempts = max(next_episode(known), *tried[-1:], 0)
         self._store = store
         self._metrics = metrics
         self._bar = bar
@@ -103,7 +107,7 @@ class SuccessfulEpisodes:
             self._finish(record)
 
     def _finish(self, last: Step) -> None:
-        self.attempts += 1
+        self.attempts = last.episode + 1
         if last.success:
             for record in self._records:
                 self._store.append(record)
@@ -124,7 +128,7 @@ def record_script(config: Config, task: AnyTask, session: Session, judge: Judge 
     bar = progress("recording demonstrations", config.episodes)
     with bar as shown, EpisodeStore(config.out) as store, StopFlag().on_signals() as stop:
         kept = SuccessfulEpisodes(store, Metrics(config.out / "metrics.jsonl"), shown)
-        watch = Watch(config.watch, task.action_dim - task.grippers, task.control_hz, lambda: kept.lengths)
+        watch = Watch(config.watch, np.ones(task.action_dim - task.grippers), task.control_hz, lambda: kept.lengths)
 
         def enough() -> bool:
             return kept.episodes >= config.episodes and kept.steps >= config.steps
@@ -139,8 +143,10 @@ def record_script(config: Config, task: AnyTask, session: Session, judge: Judge 
 
         identity = Identity(DEMONSTRATOR, first_episode=first, source="demo")
         meta = episode_meta(session, task, config.obs)
-        rollout(env, idle(task), [kept, watch], identity=identity, seeds=seeds(), stop=stop, meta=meta)
-    report(config, script_outcome(config, kept, watch))
+        try:
+            rollout(env, idle(task), [kept, watch], identity=identity, seeds=seeds(), stop=stop, meta=meta)
+        finally:
+            report(config, script_outcome(config, kept, watch))
     print(f"kept {kept.episodes} successful demonstrations ({kept.steps} steps) of {kept.attempts} in {config.out}")
     return 0 if enough() else 1
 
@@ -184,6 +190,7 @@ def record_by_hand(
         first_seed(config.seed),
         TakeoverConfig(ease=0) if scripted else config.takeover,
         config.watch,
+        end_stops=end_stops(config.operator, task, config.takeover),
         attempts=MAX_ATTEMPTS * max(1, config.episodes) if scripted else 0,
     )
     with StopFlag().on_signals() as stop, EpisodeStore(config.out) as store, contextlib.ExitStack() as stack:
@@ -193,7 +200,7 @@ def record_by_hand(
             person = attending(config, session, task, stop, config.out / "page.token", keys)
             there, begins = stack.enter_context(person), by_hand
         meta = {**episode_meta(session, task, config.obs), "operator": config.operator, "who": config.who}
-        book, watch = record_person(
+        book, _ = record_person(
             plan,
             task,
             there,
@@ -205,8 +212,8 @@ def record_by_hand(
             say=_say,
             begins=begins,
             judge=judge,
+            ended=lambda book, watch: report(config, outcome_of(book, watch, config.kind, config.out)),
         )
-    report(config, outcome_of(book, watch, config.kind, config.out))
     print(f"kept {book.kept} {ABOUT[config.kind]} ({book.steps} steps) of {len(book.ledger.entries)} in {config.out}")
     return 0 if enough(plan, book) else 1
 

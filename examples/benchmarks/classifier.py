@@ -7,7 +7,6 @@ it was). Of the training frames 5 % get the wrong label; what counts is measured
 from __future__ import annotations
 
 import csv
-import json
 import resource
 import time
 from collections.abc import Sequence
@@ -28,6 +27,7 @@ from serl_core.judging.figures import figures
 from serl_core.judging.labelled import BINARY, SUCCESS, parse_source, recorded
 from serl_core.judging.scorer import named_trunk
 from serl_core.progress import progress
+from serl_core.summary import check_writable, write_json
 
 RESULTS = Path(__file__).parent / "results"
 CAMERAS = ("front", "wrist")
@@ -126,6 +126,8 @@ def plot(path: Path, curves: Sequence[calibration.Curve], rows: Sequence[dict[st
 
 def main(config: Config) -> int:
     """Record, train once per seed, write CSV and PNG."""
+    if config.json:
+        check_writable(config.json)
     learnt = material(
         config,
         config.views,
@@ -147,7 +149,7 @@ def main(config: Config) -> int:
         writer.writerows(rows)
     plot(config.results / "classifier.png", curves, rows)
     if config.json:
-        config.json.write_text(json.dumps(rows, indent=1) + "\n")
+        write_json(config.json, rows)
     return 0
 
 

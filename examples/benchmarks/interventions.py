@@ -16,7 +16,6 @@ rows that exist are not run again.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -38,6 +37,7 @@ from serl_core.data.replay import Replay
 from serl_core.methods import recipe
 from serl_core.policies import Blueprint
 from serl_core.session import make_env
+from serl_core.summary import check_writable, write_json
 from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import EpisodeStart, Record, Step
@@ -214,6 +214,8 @@ def judge_of(config: Config, method: Method) -> Path | None:
 
 def main(config: Config) -> int:
     """Run the rows that do not exist yet, and judge."""
+    if config.json:
+        check_writable(config.json)
     benchmark = Benchmark(config)
     for method in config.methods:
         judge_of(config, method)
@@ -230,7 +232,7 @@ def main(config: Config) -> int:
     print("\n".join(found["lines"]))
     draw(benchmark.rows.read(), config.results / "interventions.png")
     if config.json:
-        config.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(config.json, found)
     return 0
 
 

@@ -11,7 +11,6 @@ that is missing there is trained. Its file's hash is in every row. An interrupte
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -29,6 +28,7 @@ from examples.benchmarks.rlif_study import Job, Method, RuleName, Terms, measure
 from examples.benchmarks.rlif_tasks import LEVELS, TaskName, opened, study_task
 from examples.benchmarks.rlif_training import EVALUATION_SEEDS, demonstrate_to
 from serl_core.helping import Yardstick
+from serl_core.summary import check_writable, write_json
 from serl_core.teleop.conditions import Always, Intervening, Level
 
 RESULTS = Path(__file__).parent / "results"
@@ -105,6 +105,8 @@ def expert_row(task: TaskName, level: Level, episodes: int) -> dict[str, Any]:
 
 def main(config: Config) -> int:
     """Do the parts that are asked for."""
+    if config.json:
+        check_writable(config.json)
     if "experts" in config.parts:
         experts(config)
     if "study" in config.parts:
@@ -116,7 +118,7 @@ def main(config: Config) -> int:
             print(line)
         draw(rows, config.results / "rlif.png")
         if config.json:
-            config.json.write_text(json.dumps(found, indent=2) + "\n")
+            write_json(config.json, found)
     return 0
 
 

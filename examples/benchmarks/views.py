@@ -14,7 +14,6 @@ new one takes the place of the old one.
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass, field, replace
@@ -36,6 +35,7 @@ from serl_core.nets.frames import SHIFTS
 from serl_core.nets.once import EncodedOnce
 from serl_core.policies import Blueprint
 from serl_core.session import Session, make_env
+from serl_core.summary import check_writable, write_json
 from serl_core.tasks import load_task
 from serl_core.teleop.scripted import OperatorConfig
 from serl_core.types import Record
@@ -118,6 +118,8 @@ def trainee_of(config: Config, task: str, env_steps: int, views: int, seed: int,
 
 def main(config: Config) -> int:
     """Run the rows that do not exist yet, and judge. Raises ValueError unless each task has its steps."""
+    if config.json:
+        check_writable(config.json)
     rows = Rows(config.results / "views.csv", FIELDS, 3)
     budgets = list(zip(config.tasks, config.env_steps, strict=True))  # now, not after the first row
     for seed in config.seeds:
@@ -132,7 +134,7 @@ def main(config: Config) -> int:
     print("\n".join(found["lines"]))
     draw(rows.read(), config.results / "views.png")
     if config.json:
-        config.json.write_text(json.dumps(found, indent=2) + "\n")
+        write_json(config.json, found)
     return 0
 
 

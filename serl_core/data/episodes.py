@@ -169,11 +169,10 @@ class EpisodeStore:
         return newest
 
     def _keep_verdict(self, record: Message) -> None:
-        verdict = confirmed(record, self._wall()) if isinstance(record, Step) else None
         if isinstance(record, Judgement):
-            verdict = label_of(record)
-        if verdict is not None:
-            self.labels.add_once(verdict)
+            self.labels.add_once(label_of(record))
+        elif isinstance(record, Step) and (late := confirmed(record, self._wall())) is not None:
+            self.labels.add_unless_spoken(late)
 
     def sync(self) -> None:
         """Make everything appended so far survive a power loss. Raises `StoreError`."""

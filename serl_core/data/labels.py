@@ -157,6 +157,15 @@ class LabelLayer:
         if label not in LabelLayer(self.path.parent).news():
             self.add(label)
 
+    def add_unless_spoken(self, label: Label) -> None:
+        """Like `add`, but nothing if a person has judged the episode: no judge takes their word back.
+
+        They may say it in the period in which a success is confirmed, or before a record that a crash repeats.
+        """
+        known = self.newest().get((label.actor, label.episode))
+        if known is None or known.source != "person":
+            self.add(label)
+
     def newest(self) -> dict[tuple[str, int], Label]:
         """The verdict that counts of each episode, by actor session and number."""
         return {(label.actor, label.episode): label for label in LabelLayer(self.path.parent).news()}

@@ -99,6 +99,7 @@ class Ears:
 
         A verdict that comes from a page does not end the wait alone: BEGIN follows, beside the arm.
         """
+        self.hear()  # a HOLD said while the loop was busy counts before anything moves again
         self._begun = False
         self._unjudged &= judged
         self._wait_while(lambda: self.held or self._unjudged or self._far or (begin and not self._begun))
@@ -223,6 +224,7 @@ class Attended(gym.Wrapper[Any, Any, Any, Any]):
         self._ears.show(step="", left="")
         ready = False
         while not ready:
+            self._ears.tick()  # after an outage or another reset: a HOLD is heard before the arm moves
             self._ears.waits_for(RESET)
             obs, info = self.env.reset(seed=seed, options=options)
             obs, ready = self._await_begin(obs)

@@ -81,6 +81,8 @@ class Ledger:
         self._spoken: Event | None = None  # of the running episode; the last word counts
         self._asked = False  # a person ended it: they are asked what it came to
         self._waiting: Entry | None = None  # for their answer
+        self._begun = False  # an episode was let begin, and does not run yet
+        self._taken_back: Entry | None = None  # the last thing said
 
     @property
     def kept(self) -> list[Entry]:
@@ -91,6 +93,7 @@ class Ledger:
         """The next record; it must have been stored before."""
         if isinstance(record, EpisodeStart):
             self._spoken, self._asked, self._waiting = None, False, None
+            self._begun, self._taken_back = False, None
             self.entries.append(Entry(record.actor, record.episode))
             self._judge(self.entries[-1], "discarded", "recorder")
             return
@@ -106,6 +109,8 @@ class Ledger:
             self._spoken = said.event
         elif running and said.event is Event.END:
             self._asked = True
+        elif said.event is Event.BEGIN:
+            self._begun = not running
         elif said.event is Event.UNDO:
             self._take_back()
         elif said.event is Event.FALSE_SUCCESS:
@@ -134,7 +139,7 @@ class Ledger:
         if entry is None:
             self._say("there is no episode to take back")
             return
-        self._waiting = None
+        self._waiting, self._taken_back = None, entry
         self._judge(entry, "discarded", "person")
         self._say(f"taken back: {self._about(entry)}")
 
@@ -150,6 +155,12 @@ class Ledger:
 
     def _correct(self, event: Event) -> None:
         over = [entry for entry in self.entries if entry.over]
+        if self._begun:
+            self._say(f'"{event}" is of no episode: the next one does not run yet')
+            return
+        if over and over[-1] is self._taken_back:
+            self._say(f'episode {over[-1].number} was taken back, "{event}" does not bring it back: serl label does')
+            return
         if not over or (SPOKEN[event] == "success" and not over[-1].steps):
             self._say(f'there is no episode of which "{event}" could be said')
             return

@@ -12,6 +12,8 @@ from itertools import count
 from typing import Any, final
 
 import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
 
 from serl_core.attendance import Attendance
 from serl_core.config import Observation
@@ -34,6 +36,7 @@ NO_LIMIT = 10**9  # steps: the time limit is `Attended`'s, which does not count 
 class Plan:
     """What is recorded, and how much of it. ``first_seed`` is that of the scene of episode 0.
 
+    ``end_stops``: |action| (motions,) of a hand at its device's end stop; without, 1.
     ``attempts``: end by itself when there is enough, or after so many episodes; 0: the person quits.
     """
 
@@ -45,6 +48,7 @@ class Plan:
     first_seed: int
     takeover: TakeoverConfig = field(default_factory=TakeoverConfig)
     watch: WatchConfig = field(default_factory=WatchConfig)
+    end_stops: npt.NDArray[np.float64] | None = None
     attempts: int = 0
 
 
@@ -97,27 +101,33 @@ def record_person(
     begins: Begins = by_hand,
     judge: Judge | None = None,
     now: Callable[[], float] = time.monotonic,
+    ended: Callable[[Book, Watch], object] = lambda book, watch: None,
 ) -> tuple[Book, Watch]:
     """Record until the person quits, or ``stop()``; returns what was recorded, and what was warned of.
 
     ``idle`` is the policy that rests; ``begins``, from when on an episode that a device leads is one. ``judge``: of
-    demonstrations, instead of the task's own; what the person says goes before it.
+    demonstrations, instead of the task's own; what the person says goes before it. ``ended`` is told of the same,
+    however it ends.
     """
     book = Book(store, plan.kind, actor_of(plan.kind), who, say)
     ears = there.ears
     ears.listeners.append(book.ledger.hear)
-    watch = Watch(plan.watch, task.action_dim - task.grippers, task.control_hz, lambda: book.lengths)
+    ends = np.ones(task.action_dim - task.grippers) if plan.end_stops is None else plan.end_stops
+    watch = Watch(plan.watch, ends, task.control_hz, lambda: book.lengths)
     board = Board(plan, book, watch, ears, now)
     ears.listeners.append(lambda said, running: board.show())
-    rollout(
-        person_env(plan, task, there, stop, begins, judge),
-        idle,
-        [book, watch, board],
-        identity=Identity(actor_of(plan.kind), book.first_episode, "demo" if plan.kind == "demo" else "online"),
-        seeds=attended(_seeds(plan, book, say), ears, begin=True, judged=plan.kind == "demo"),
-        stop=lambda: ears.over() or stop(),
-        meta={**meta, "kind": plan.kind},
-    )
+    try:
+        rollout(
+            person_env(plan, task, there, stop, begins, judge),
+            idle,
+            [book, watch, board],
+            identity=Identity(actor_of(plan.kind), book.first_episode, "demo" if plan.kind == "demo" else "online"),
+            seeds=attended(_seeds(plan, book, say), ears, begin=True, judged=plan.kind == "demo"),
+            stop=lambda: ears.over() or stop(),
+            meta={**meta, "kind": plan.kind},
+        )
+    finally:
+        ended(book, watch)
     return book, watch
 
 
@@ -147,7 +157,7 @@ def person_env(
     limit, period = plan.max_steps or task.max_steps, 1.0 / task.control_hz
     forget = judge.reset if judge is not None else lambda: None
     env = Attended(env, there.ears, limit, period, begins if there.device is not None else None, forget)
-    return OutlivesServer(env, (session.robot, *session.partners), stop)
+    return OutlivesServer(env, (session.robot, *session.partners), stop, hear=there.ears.hear)
 
 
 def enough(plan: Plan, book: Book) -> bool:

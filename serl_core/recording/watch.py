@@ -9,12 +9,18 @@ from statistics import median
 from typing import final
 
 import numpy as np
+import numpy.typing as npt
 
+from serl_core.attendance import WITHOUT_DEVICE
 from serl_core.config import ConfigError
+from serl_core.envs.frames import axis_indices
+from serl_core.envs.takeover_machine import TakeoverConfig
+from serl_core.pairs import AnyTask
+from serl_core.teleop.spec import parse_spec
 from serl_core.types import EpisodeStart, Record, Step
 
 STILL = 0.02  # |action| of a motion that is none
-END_STOP = 0.99  # |action| from which an axis is at its end stop
+END_STOP = 0.99  # share of an axis's greatest |action| from which it is at its end stop
 LED = 10  # steps of a hand before its share at the end stop means something
 KNOWN = 3  # demonstrations before their median means something
 
@@ -38,15 +44,20 @@ class Watch:
 
     ``episodes`` counts those in which there was a warning, under "idle", "long" and "saturated".
 
-    ``motions`` are the first entries of an action, the others are grippers; ``lengths`` tells the steps of what was
+    ``end_stops`` (motions,): |action| of a hand at the end stop of its device, of the first entries of an action; the
+    others are grippers. ``lengths`` tells the steps of what was
     kept. Nothing is stopped by a warning, and nothing discarded: the person decides.
     """
 
     def __init__(
-        self, config: WatchConfig, motions: int, control_hz: float, lengths: Callable[[], Sequence[int]]
+        self,
+        config: WatchConfig,
+        end_stops: npt.NDArray[np.float64],
+        control_hz: float,
+        lengths: Callable[[], Sequence[int]],
     ) -> None:
         self._config = config
-        self._motions = motions
+        self._end_stops = end_stops
         self._hz = control_hz
         self._lengths = lengths
         self.episodes: Counter[str] = Counter(idle=0, long=0, saturated=0)
@@ -80,13 +91,14 @@ class Watch:
 
     def _look(self, step: Step) -> None:
         self._steps += 1
-        motion, gripper = np.abs(step.action[: self._motions]), step.action[self._motions :]
+        motions = len(self._end_stops)
+        motion, gripper = np.abs(step.action[:motions]), step.action[motions:]
         moved = bool((motion > STILL).any()) or (self._steps > 1 and not np.array_equal(gripper, self._gripper))
         self._still = 0 if moved else self._still + 1
         self._gripper = gripper.copy()
         if step.who == "operator":
             self._led += 1
-            self._at_end += bool((motion >= END_STOP).any())
+            self._at_end += bool((motion >= END_STOP * self._end_stops).any())
 
     def _idle(self) -> str:
         seconds = self._still / self._hz
@@ -102,3 +114,18 @@ class Watch:
         if self._led < LED or self._at_end <= self._config.saturated * self._led:
             return ""
         return f"at the end stop in {self._at_end / self._led:.0%} of the steps: push less, or raise the task's steps"
+
+
+def end_stops(operator: str, task: AnyTask, takeover: TakeoverConfig) -> npt.NDArray[np.float64]:
+    """|action| (motions,) at the end stop of an operator's device; inf where there is none, as for a key.
+
+    Device and takeover may both multiply what the hand does.
+    """
+    axes = [axis for arm in task.arms for axis in axis_indices(arm.axes)]
+    if operator in WITHOUT_DEVICE:
+        return np.ones(len(axes))
+    spec = parse_spec(operator, len(task.arms))
+    if spec.kind == "keyboard":
+        return np.full(len(axes), np.inf)
+    ends = np.minimum(1.0, spec.shape.gain * np.abs(takeover.gains)[axes])
+    return np.where(ends > 0.0, ends, np.inf)

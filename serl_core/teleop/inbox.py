@@ -12,6 +12,7 @@ from serl_core.teleop.console import Event, Said
 
 Stop: TypeAlias = Callable[[str], None]  # stops the arm at once, given a reason; raises RobotError if that is uncertain
 SIZE = 64  # events that may wait; a person says a few per minute
+EACH_TIME = (Event.STOP, Event.HOLD)  # never taken for a repetition: the arm must not go on against the last word
 REPEAT = 0.7  # s; a key that is held repeats faster than this, and begins to after at most this long
 
 
@@ -34,19 +35,23 @@ class Inbox:
         self._now = now
         self._lock = threading.Lock()
         self._waiting: deque[Said] = deque()
-        self._heard: dict[tuple[Event, str], float] = {}  # when each was last said, repetitions included
+        self._latest: tuple[Event, str] | None = None  # what was said last, by anybody …
+        self._when = 0.0  # … and when, repetitions included
 
-    def put(self, event: Event, source: str) -> None:
-        """Say ``event``, once however long its key is held.
+    def put(self, event: Event, source: str) -> bool:
+        """Say ``event``, once however long its key is held; returns False where it only repeats what was said last.
 
-        STOP stops the arm here and now, in the calling thread, and tells the loop besides; it counts each time.
-        Raises RobotError if it is not certain that the arm stopped, and `Unheard` if the loop takes nothing any more.
+        STOP stops the arm here and now, in the calling thread, and tells the loop besides. STOP and HOLD count each
+        time. Raises RobotError if it is not certain that the arm stopped, and `Unheard` if the loop takes nothing any
+        more.
         """
-        kept = self._keep(event, source)
+        repeated = self._repeats(event, source)
+        kept = (repeated and event not in EACH_TIME) or self._keep(event, source)
         if event is Event.STOP:
             self._stop(f"STOP by {source}")
         elif not kept:
             raise Unheard(f'{SIZE} things wait to be heard, "{event}" is not: the loop hangs. STOP works all the same')
+        return not repeated
 
     def take(self) -> list[Said]:
         """What was said since the last call, in order."""
@@ -59,13 +64,16 @@ class Inbox:
         """How many events the loop has not taken yet."""
         return len(self._waiting)
 
-    def _keep(self, event: Event, source: str) -> bool:
-        """False if there is no room. What repeats itself is left out."""
+    def _repeats(self, event: Event, source: str) -> bool:
+        """Whether it is a held key's repetition: the same again, soon, and nothing else in between."""
         with self._lock:
-            before = self._heard.get((event, source), -REPEAT)
-            moment = self._heard[event, source] = self._now()
-            if event is not Event.STOP and moment - before < REPEAT:
-                return True
+            before, when = self._latest, self._when
+            self._latest, self._when = (event, source), self._now()
+            return before == self._latest and self._when - when < REPEAT
+
+    def _keep(self, event: Event, source: str) -> bool:
+        """False if there is no room."""
+        with self._lock:
             if len(self._waiting) >= SIZE:
                 return False
             self._waiting.append(Said(event, source, self._wall()))

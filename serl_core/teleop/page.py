@@ -3,7 +3,8 @@
 ``GET /`` is the page, for anybody: one file without secrets or resources from elsewhere. Everything else needs the
 token in the header ``X-Token``. The page takes it from the fragment of its address: no log has it, and no page of
 somebody else can send it. ``GET /status`` answers the newest figures as JSON, ``POST /say`` with ``{"event": NAME}``
-says one of `EVENTS`. STOP runs in the thread of its request, whatever the loop does. The token travels unencrypted.
+says one of `EVENTS`; with an ``"episode"``, what concerns an episode is said only while that is the newest. STOP runs
+in the thread of its request, whatever the loop does. The token travels unencrypted.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 
 PORT = 5580
 EVENTS = tuple(event for event in Event if event is not Event.BEGIN)  # which lets the arm move: said beside it
+ALWAYS = (Event.STOP, Event.HOLD, Event.QUIT)  # concern no episode
 MAX_BODY = 256  # bytes; a request has about 30
 MAX_CONNECTIONS = 32  # at once; of more the oldest is closed, so that a STOP always gets in
 IDLE = 5.0  # s after which a silent connection is closed
@@ -135,7 +137,10 @@ class Page:
 
     def said(self, raw: bytes) -> dict[str, Any]:
         """Do what /say asks for. Raises `Refused`."""
-        event = _event(raw)
+        event, meant = _meant(raw)
+        shown = self._status[1].get("episode")
+        if event not in ALWAYS and meant is not None and shown is not None and meant != shown:
+            raise Refused(409, f"NOTHING WAS DONE: by now it is episode {shown}, and episode {meant} was meant")
         try:
             self._inbox.put(event, "page")
         except RobotError as error:
@@ -145,16 +150,20 @@ class Page:
         return {"said": event}
 
 
-def _event(raw: bytes) -> Event:
+def _meant(raw: bytes) -> tuple[Event, int | None]:
+    """The event, and the episode that its sender saw."""
     try:
-        name = json.loads(raw)["event"]
-    except (ValueError, RecursionError, KeyError, TypeError) as error:
+        tree = json.loads(raw)
+        name, episode = tree["event"], tree.get("episode")
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise Refused(400, 'the body must be {"event": NAME}') from error
     if name == Event.BEGIN:
         raise Refused(403, "what sets the arm in motion is said beside it, at the keys or the device")
     if name not in EVENTS:
         raise Refused(400, f"unknown event {json.dumps(name)[:40]}{nearest(str(name)[:40], EVENTS)}")
-    return Event(name)
+    if episode is not None and type(episode) is not int:
+        raise Refused(400, f"episode {json.dumps(episode)[:40]} must be a number")
+    return Event(name), episode
 
 
 def _plain(value: Any) -> Any:

@@ -103,11 +103,12 @@ class TerminalConsole:
 
     def _say_event(self, event: Event) -> None:
         try:
-            self._inbox.put(event, "key")
+            news = self._inbox.put(event, "key")
         except (RobotError, Unheard) as error:
             self.say(str(error))
             return
-        self.say("STOP: the arm is stopped" if event is Event.STOP else f"you said: {event.replace('_', ' ')}")
+        if news:
+            self.say("STOP: the arm is stopped" if event is Event.STOP else f"you said: {event.replace('_', ' ')}")
 
 
 def _is_told(value: Any) -> bool:

@@ -42,7 +42,10 @@ def test_told_to_hold_it_takes_no_step_until_the_learner_is_back(tmp_path: Path)
     """Guards against an arm that moves with old weights although it was told to hold."""
     address, said = free_address(), list[str]()
     with ActorLink(address, "actor", tmp_path, away_after=0.2) as link:
-        recorder = Recorder(link, None, stop=lambda: False, hold=True, say=said.append)
+        heard: list[str] = []
+        recorder = Recorder(
+            link, None, stop=lambda: False, hold=True, say=said.append, hear=lambda: heard.append("hold")
+        )
         thread = threading.Thread(target=recorder, args=(step(link.session, 0, 0),))
         thread.start()
         assert eventually(lambda: bool(said))
@@ -52,6 +55,7 @@ def test_told_to_hold_it_takes_no_step_until_the_learner_is_back(tmp_path: Path)
         with LearnerLink(address):
             thread.join(30.0)
         assert not thread.is_alive() and said[1:] == ["the learner is back"]
+        assert heard  # a person is heard while it waits, also after the learner is back
 
 
 def test_an_actor_that_holds_can_be_stopped(tmp_path: Path) -> None:
@@ -91,7 +95,7 @@ def test_what_is_said_at_the_console_ends_the_actors_episode_and_travels(tmp_pat
     denied = [one for one in sent if isinstance(one, Judgement)]
     assert [(one.episode, one.verdict, one.who) for one in denied] == [(0, "failure", "anna")]
     rates = [one["successes"] for one in console.shown if "successes" in one]
-    assert [*dict.fromkeys(rates)] == ["0/0", "1/1", "0/1"] and console.shown[-1]["weights"] == 7
+    assert [*dict.fromkeys(rates)] == ["0/0", "1/1", "0/1", "0/2"] and console.shown[-1]["weights"] == 7
     assert advisor.course.successes == 0 and console.shown[-1]["on its own"].startswith("0 of")
 
 

@@ -263,3 +263,21 @@ def test_the_console_is_shown_how_things_stand() -> None:
     assert {"2 s", "1 s", "0 s"} <= {status.get("left") for status in shown}
     assert [status["led by"] for status in shown if status.get("step") == 3] == ["operator"]
     assert shown[-1]["led by"] == "nobody" and shown[-1]["device"] == "disconnected"
+
+
+def test_a_hold_that_was_said_while_nobody_listened_counts_before_anything_moves() -> None:
+    """Guards a person who reaches in during an outage, or while the learner is away, having been told "hold"."""
+    said = iter([[H], [], [], [B]])
+    place = Place(Script(lambda status: next(said, [Q])))
+    began: list[int] = []
+    reset = place.env.env.reset
+    place.env.env.reset = lambda **options: began.append(place.waited) or reset(**options)
+    place.env.reset(seed=0)
+    assert began == [3] and not place.ears.held  # it waited for BEGIN first
+
+
+@pytest.mark.parametrize("text", ["start=stop", "select=success,start=stop"])
+def test_stop_is_no_buttons_word(text: str) -> None:
+    """Guards against a STOP that only a loop that may hang would read."""
+    with pytest.raises(ConfigError, match="STOP is on the keys and the page"):
+        parse_buttons(text)

@@ -12,7 +12,7 @@ from serl_core.data.sampling import Sampling
 from serl_core.envs.build import build_env
 from serl_core.envs.rewards import NOTHING, Verdict
 from serl_core.rollout import Decision, Identity, rollout
-from serl_core.types import EpisodeStart, Step
+from serl_core.types import EpisodeStart, Judgement, Step
 
 RNG = np.random.default_rng(0)
 
@@ -88,3 +88,33 @@ def test_a_success_that_a_person_denied_stays_denied(tmp_path):
         store.labels.add(replace(found, verdict="failure", step=-1, source="person"))
     last = [record for record in EpisodeStore(tmp_path).records()][-1]
     assert (last.step, last.reward, last.success, last.truncated) == (4, 0.0, False, True)
+
+
+def said(step: Step, verdict: str, **changes) -> Judgement:
+    """What a person says of the episode."""
+    return Judgement(step.actor, step.episode, verdict, -1, "anna", 5.0, **changes)
+
+
+def test_a_person_who_discards_it_has_the_last_word(tmp_path):
+    """Guards against learning from an episode that was thrown away in the very period in which it was confirmed."""
+    *before, last = recorded()
+    with EpisodeStore(tmp_path) as store:
+        for record in (*before, said(last, "discarded"), last):  # what is said is sent before its period's step
+            store.append(record, "a")
+    assert EpisodeStore(tmp_path).labels.newest()["a", 0].verdict == "discarded"
+    assert not [record for record in EpisodeStore(tmp_path).records() if isinstance(record, Step)]
+
+
+def test_a_crash_that_repeats_the_success_does_not_bring_it_back(tmp_path):
+    """Guards "that success was false" against records that are delivered again since only verdicts reached the disk."""
+    *before, last = recorded()
+    denied = said(last, "failure", wrong="false_success", wrong_step=2)
+    with EpisodeStore(tmp_path) as store:
+        for record in before:
+            store.append(record, "a")
+        for record in (last, denied):
+            store._keep_verdict(record)  # as far as it came
+    with EpisodeStore(tmp_path) as store:
+        store.append(last, "a")
+        store.append(denied, "a")
+    assert EpisodeStore(tmp_path).labels.newest()["a", 0].verdict == "failure"

@@ -241,3 +241,25 @@ def test_demonstrations_of_the_script_count_without_labels(tmp_path: Path) -> No
         book.ledger.hear(said(U), False)
     assert book.kept == 0 and EpisodeStore(tmp_path).labels.newest()["demo", 0].verdict == "discarded"
     assert next_episode([]) == 0
+
+
+@pytest.mark.parametrize("event", [S, F, M, D])
+def test_what_is_said_before_the_first_push_is_not_of_the_episode_before(event: Event) -> None:
+    """Guards a good demonstration against a word about a scene that turned out bad after BEGIN."""
+    told = Told()
+    told.episode(S, **SUCCEEDS)
+    told.hear(Event.BEGIN)
+    told.hear(event)
+    assert told.verdicts == ["success"] and "does not run yet" in told.said[-1]
+    told.episode(F, **FAILS)
+    told.hear(D)
+    assert told.verdicts == ["success", "discarded"]
+
+
+def test_what_was_taken_back_stays_so() -> None:
+    """Guards against a success said a moment too late, of an episode that was just taken back."""
+    told = Told()
+    told.episode(S, **SUCCEEDS)
+    told.hear(U)
+    told.hear(S)
+    assert told.verdicts == ["discarded"] and "was taken back" in told.said[-1]

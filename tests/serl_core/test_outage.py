@@ -46,7 +46,9 @@ def serving(address: str, scene: str = "") -> Iterator[None]:
 
 @contextlib.contextmanager
 def interrupted(
-    say: Callable[[str, str, contextlib.ExitStack], None], stop: Callable[[], bool] = lambda: False
+    say: Callable[[str, str, contextlib.ExitStack], None],
+    stop: Callable[[], bool] = lambda: False,
+    hear: Callable[[], object] = lambda: None,
 ) -> Iterator[OutlivesServer]:
     """An environment amid an episode whose server is gone; ``say`` may start another at the address."""
     address = free_address((STOP_PORT, STATE_PORT))
@@ -55,7 +57,7 @@ def interrupted(
         with serving(address):
             client.connect()
             env = RobotEnv(client, TASK, LockstepClock(0.1, client.advance), "pixels")
-            outliving = OutlivesServer(env, [client], stop, lambda text: say(text, address, stack))
+            outliving = OutlivesServer(env, [client], stop, lambda text: say(text, address, stack), hear=hear)
             outliving.reset(seed=0)
             outliving.step(np.zeros(1, np.float32))
         yield outliving
@@ -63,18 +65,19 @@ def interrupted(
 
 def test_the_episode_ends_and_the_next_one_waits_for_the_server() -> None:
     """Guards against an actor that ends with its server, and leaves a learner without data over night."""
-    said: list[str] = []
+    said, heard = list[str](), list[int]()
 
     def restart(text: str, address: str, stack: contextlib.ExitStack) -> None:
         said.append(text)
         if len(said) == 1:
             stack.enter_context(serving(address))
 
-    with interrupted(restart) as env:
+    with interrupted(restart, hear=lambda: heard.append(1)) as env:
         *_, truncated, info = env.step(np.zeros(1, np.float32))
         assert truncated and "no answer" in info["abort"]
         env.reset(seed=1)
         assert "waiting until it is started again" in said[0] and said[1:] == ["the robot server is back"]
+        assert heard  # while it waited: a person must not speak into the void
         *_, truncated, info = env.step(np.zeros(1, np.float32))
         assert not truncated and "abort" not in info
 

@@ -235,3 +235,15 @@ def test_a_console_that_means_nothing_is_one_line(spec: str):
         check_console(spec)
     for good in ("keys", "page", "page:5581", "page:0.0.0.0:5581", "keys+page", "page+keys", "none"):
         check_console(good)
+
+
+def test_a_verdict_that_arrives_in_the_next_episode_is_not_that_ones(site: Site):
+    """Guards an episode against a tap on a phone that was meant for the one before; hold and STOP are of no episode."""
+    site.page.show({"episode": 8})
+    for event in ("success", "discard", "undo"):
+        status, answer, _ = site.ask("POST", "/say", {"event": event, "episode": 7})
+        assert status == 409 and "episode 8" in answer["error"] and "NOTHING WAS DONE" in answer["error"]
+    for event, episode in (("failure", 8), ("end", None), ("hold", 7), ("stop", 7)):
+        assert site.ask("POST", "/say", {"event": event, "episode": episode})[0] == 200
+    assert site.events() == [Event.FAILURE, Event.END, Event.HOLD, Event.STOP]
+    assert site.ask("POST", "/say", {"event": "success", "episode": "8"})[0] == 400

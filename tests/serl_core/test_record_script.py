@@ -11,15 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from env_parts import REACH, REACHED
+from link_records import start
+from link_records import step as counted
 from person_parts import scoring
 
 from robot_servers.drivers.fake import FakeDriver
 from robot_servers.guarded import GuardedRobot
+from robot_servers.interface import RobotError
 from robot_servers.server import Server
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
+from serl_core.envs.rewards import Verdict
 from serl_core.record import Config, check, main, record_by_hand, record_script
-from serl_core.recording.book import Kind
+from serl_core.recording.book import Book, Kind
 from serl_core.session import Session, connected
 from serl_core.summary import read_json
 from serl_core.types import EpisodeStart, Step
@@ -148,3 +152,33 @@ def test_what_cannot_be_meant_is_said_before_a_robot_is_asked_for(tmp_path: Path
     """Guards a person who would wait at an arm that nobody can tell to begin."""
     with pytest.raises(ConfigError, match=text):
         check(Config(tmp_path, **change))
+
+
+def test_the_script_goes_on_where_a_hand_has_left_off(session: Session, tmp_path: Path) -> None:
+    """Guards a folder that a person began: numbers that come twice would be refused, and labels hit the wrong one."""
+    with EpisodeStore(tmp_path) as store:
+        book = Book(store, "demo", "demo", "anna", lambda text: None)
+        for number in range(3):
+            book(start("demo", number, "demo"))
+            book(replace(counted("demo", number, 0), success=number != 1, terminated=True, truncated=False))
+    assert record_script(Config(tmp_path, episodes=3, max_steps=6), TASK, session, scoring(4)) == 0
+    numbers = [one.episode for one in EpisodeStore(tmp_path).records() if isinstance(one, EpisodeStart)]
+    assert numbers == [0, 1, 2, 3]  # two of three were successes: one was missing
+
+
+def test_a_recording_that_breaks_off_is_written_too(session: Session, tmp_path: Path) -> None:
+    """Guards --json against a robot that is lost: what was recorded until then is on disk, and in the figures."""
+
+    class Lost:
+        name = "lost"
+
+        def reset(self) -> None:
+            pass
+
+        def judge(self, obs, info) -> Verdict:
+            raise RobotError("gone")
+
+    file = tmp_path / "demos.json"
+    with pytest.raises(RobotError, match="gone"):
+        record_script(Config(tmp_path / "demos", episodes=1, max_steps=6, json=file), TASK, session, Lost())
+    assert read_json(file)["kept"] == 0

@@ -261,3 +261,25 @@ def test_ctrl_c_ends_the_program_and_puts_the_terminal_back():
         os.write(ours, b"\x03")
         assert child.wait(30.0) != 0
         assert termios.tcgetattr(theirs) == before
+
+
+def test_the_last_word_counts_however_soon_it_follows():
+    """Guards against an arm that moves on: HOLD, BEGIN, HOLD in a second was once heard as HOLD, BEGIN."""
+    desk = Desk()
+    for moment, key in enumerate(["h", "enter", "h", "h", "y", "n", "y"]):
+        desk.moment = 200.0 + 0.3 * moment
+        desk.console.heard([key])
+    hold, begin, success, failure = Event.HOLD, Event.BEGIN, Event.SUCCESS, Event.FAILURE
+    assert desk.events() == [hold, begin, hold, hold, success, failure, success]
+
+
+def test_a_repetition_is_not_confirmed():
+    """Guards against "you said: undo" twice where one episode was taken back."""
+    desk = Desk()
+    for moment in (200.0, 200.5, 201.0):
+        desk.moment = moment
+        desk.console.heard(["z"])
+    assert desk.events() == [Event.UNDO] and desk.screen.count("you said: undo") == 1
+    desk.moment = 202.0
+    desk.console.heard(["z"])
+    assert desk.events() == [Event.UNDO] and desk.screen.count("you said: undo") == 2

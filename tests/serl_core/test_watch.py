@@ -9,7 +9,9 @@ import pytest
 from link_records import start, step
 
 from serl_core.config import ConfigError
-from serl_core.recording.watch import Watch, WatchConfig
+from serl_core.envs.takeover_machine import TakeoverConfig
+from serl_core.recording.watch import Watch, WatchConfig, end_stops
+from serl_core.tasks import load_task
 from serl_core.types import Step
 
 
@@ -20,7 +22,7 @@ def moving(number: int, push: float = 0.5, gripper: float = 0.0, who="operator")
 
 def watching(pushes: list[float], lengths: list[int] | None = None, **changes) -> list[str]:
     """The warnings after steps with these pushes."""
-    watch = Watch(WatchConfig(), 1, 10.0, lambda: lengths or [])
+    watch = Watch(WatchConfig(), np.ones(1), 10.0, lambda: lengths or [])
     watch(start("demo", 0))
     for number, push in enumerate(pushes):
         watch(moving(number, push, **changes))
@@ -36,7 +38,7 @@ def test_a_person_who_stands_still_is_told() -> None:
 
 def test_a_gripper_that_closes_is_motion() -> None:
     """Guards a person who waits for the gripper."""
-    watch = Watch(WatchConfig(idle=0.5), 1, 10.0, lambda: [])
+    watch = Watch(WatchConfig(idle=0.5), np.ones(1), 10.0, lambda: [])
     watch(start("demo", 0))
     for number, gripper in enumerate([0, 0, 0, -1, -1, 0, 0, 0]):
         watch(moving(number, 0.0, gripper))
@@ -60,7 +62,7 @@ def test_what_takes_twice_as_long_as_usual_is_told() -> None:
 
 def test_an_episode_begins_without_warnings() -> None:
     """Guards the next demonstration against what the last one did."""
-    watch = Watch(WatchConfig(), 1, 10.0, lambda: [])
+    watch = Watch(WatchConfig(), np.ones(1), 10.0, lambda: [])
     for record in [start("demo", 0), *[moving(number, 0.0) for number in range(50)]]:
         watch(record)
     assert watch.warnings
@@ -73,7 +75,7 @@ def test_an_episode_begins_without_warnings() -> None:
 def test_episodes_with_a_warning_are_counted_once_each() -> None:
     """Guards `serl record --json`: one that comes and goes is one episode's, one that has gone counts."""
     lengths = [5, 5, 5]
-    watch = Watch(WatchConfig(idle=0.5), 1, 10.0, lambda: lengths)
+    watch = Watch(WatchConfig(idle=0.5), np.ones(1), 10.0, lambda: lengths)
     for number, pushes in enumerate([[0.0] * 6 + [0.5] + [0.0] * 6, [0.5] * 6, [0.0] * 5 + [0.5]]):
         watch(start("demo", number))
         for index, push in enumerate(pushes):
@@ -87,3 +89,17 @@ def test_what_would_warn_always_is_refused(values: dict) -> None:
     """Guards warnings against being ignored."""
     with pytest.raises(ConfigError, match="watch"):
         WatchConfig(**values)
+
+
+def test_the_end_stop_is_the_hands_not_the_arms() -> None:
+    """Guards the warning under gain=0.5: the hand is at its end stop where the action is 0.5; a key has none."""
+    reach = load_task("reach")
+    half = end_stops("spacemouse:gain=0.5", reach, TakeoverConfig(gains=(1, 1, 0.5, 1, 1, 1)))
+    assert half[:3].tolist() == [0.5, 0.5, 0.25]
+    assert np.isinf(end_stops("keyboard", reach, TakeoverConfig())).all()
+    assert (end_stops("scripted", reach, TakeoverConfig()) == 1.0).all()
+    watch = Watch(WatchConfig(), half[:1], 10.0, lambda: [])
+    watch(start("demo", 0))
+    for number in range(12):
+        watch(moving(number, 0.5))
+    assert "at the end stop in 100%" in watch.warnings[0]
