@@ -15,7 +15,8 @@ from robot_servers.interface import Compliance, Limits, RobotState, nearest
 
 Observation = Literal["state", "pixels"]
 Preset = Literal["default", "plain", "rlpd"]  # of the learner; `serl_core.policies.PRESETS` says what each means
-Vision = Literal["cached", "exact", "trained"]  # frozen trunk run once per frame, in every update, or trained
+# The trunk is frozen and run once per frame, or in every update; or it is trained, from its weights or from scratch.
+Vision = Literal["cached", "exact", "trained", "scratch"]
 START_AFTER = 100  # online transitions before training starts
 Truth = Mapping[str, Any]  # ground truth of a simulated scene: object poses (7,) and facts, "success" among them
 AXES = ("x", "y", "z", "rx", "ry", "rz")

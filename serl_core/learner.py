@@ -32,7 +32,7 @@ from serl_core.metrics import Metrics
 from serl_core.nets.encoders import fit_normaliser
 from serl_core.nets.frames import SHIFTS
 from serl_core.perception import Encode, refresher, remembered, replay_for, with_projection
-from serl_core.policies import VIEWS, Blueprint
+from serl_core.policies import TRAINS, VIEWS, Blueprint
 from serl_core.priority import standing_back
 from serl_core.processes import StopFlag
 from serl_core.progress import progress
@@ -66,7 +66,7 @@ class Config:
     utd: int = 4  # critic updates per online transition
     trunk: str = "small"  # frozen image trunk: small, resnet10, resnet18
     trunk_weights: Path | None = None  # its weights; the small one comes with the package
-    vision: Vision = "cached"  # "exact": the trunk sees fresh crops in every update; "trained": it learns with the rest
+    vision: Vision = "cached"  # "exact": fresh crops through the trunk in every update; "trained", "scratch": it learns
     channels: int = 128  # of the trunk's features: more are projected to so many, fitted on demonstrations; 0: all
     stack: int = 1  # frames of each camera that the policy sees at once: with those before it
     views: int = VIEWS  # shifted views of each frame that are kept as features; 81: every shift there is
@@ -341,7 +341,7 @@ def blueprint_for(config: Config) -> Blueprint:
     """The networks of a run. Raises ConfigError for settings that do not fit together."""
     if not 1 <= config.views <= SHIFTS:
         raise ConfigError(f"--views {config.views}: a frame has 1 to {SHIFTS} views")
-    if config.stack < 1 or (config.stack > 1 and (config.obs == "state" or config.vision == "trained")):
+    if config.stack < 1 or (config.stack > 1 and (config.obs == "state" or config.vision in TRAINS)):
         raise ConfigError(f"--stack {config.stack}: 1 or more, and more only of a frozen trunk's features of pixels")
     if not 0 <= config.nice <= 19:
         raise ConfigError(f"--nice {config.nice}: 0 to 19, the most that a process can stand back")

@@ -26,7 +26,7 @@ from serl_core.data.replay import Replay
 from serl_core.data.routing import Routing
 from serl_core.nets.frames import SHIFTS
 from serl_core.nets.projection import Projection, fit_projection, load_projection, save_projection
-from serl_core.policies import Blueprint
+from serl_core.policies import TRAINS, Blueprint
 from serl_core.tasks import load_task
 from serl_core.types import EpisodeStart, Judgement, Obs
 
@@ -54,15 +54,16 @@ def with_projection(blueprint: Blueprint, config: Wanted) -> Blueprint:
 
     Fitted once and kept in the run's folder. Raises ConfigError if there is nothing to fit on, or nothing that fits.
     """
-    if not blueprint.cameras or blueprint.vision == "trained":
+    if not blueprint.cameras or blueprint.vision in TRAINS:
         return blueprint
     if not 0 < config.channels < blueprint.frozen_trunk.features[0]:
         return blueprint
-    path = config.run_dir / "projection.npz"
+    path, trunk = config.run_dir / "projection.npz", blueprint.frozen_trunk
     if not path.exists():
-        save_projection(path, _fitted(blueprint, config))
+        save_projection(path, _fitted(blueprint, config), trunk.digest)
     try:
-        return replace(blueprint, projection=load_projection(path))
+        shape = trunk.features[0], config.channels
+        return replace(blueprint, projection=load_projection(path, trunk.digest, shape))
     except ValueError as error:
         raise ConfigError(str(error)) from error
 

@@ -22,6 +22,7 @@ from serl_core.config import ConfigError, Observation, Preset, Vision
 from serl_core.data.replay import as_frames
 from serl_core.envs.robot_env import observation_space
 from serl_core.methods import AgentConfig, Switches, agent_config
+from serl_core.nets.encoders import Params
 from serl_core.nets.frames import view_encoder
 from serl_core.nets.history import History
 from serl_core.nets.once import EncodedOnce
@@ -46,6 +47,7 @@ PRESETS: dict[Preset, Callable[[SACConfig, AnyTask], SACConfig]] = {
     "rlpd": lambda plain, task: rlpd_preset(plain),
 }
 SLOW = 20.0  # s for the first weights, after which it is said what the learner is doing
+TRAINS: tuple[Vision, ...] = ("trained", "scratch")  # the trunk is one of the networks that learn
 VIEWS = 4  # of each frame in replay; more of the 81 shifts cost the learner time and memory
 
 
@@ -85,7 +87,7 @@ class Blueprint:
     def to_tree(self) -> dict[str, Any]:
         """As plain values and arrays, for the wire and for checkpoints."""
         trunk: dict[str, Any] = {"name": self.trunk, "vision": self.vision, "digest": "", "stack": self.stack}
-        if self.cameras and self.vision != "trained":
+        if self.cameras and self.vision not in TRAINS:
             trunk["digest"] = self.frozen_trunk.digest
         if self.projection is not None:
             trunk["projection"] = {name: np.asarray(x) for name, x in vars(self.projection).items()}
@@ -133,7 +135,7 @@ class Blueprint:
     def example(self) -> dict[str, np.ndarray]:
         """The same as the networks see it: features in the place of frames, unless the trunk is one of them."""
         raw = self.raw_example()
-        if not self.cameras or self.vision == "trained":
+        if not self.cameras or self.vision in TRAINS:
             return raw
         channels, positions = self.frozen_trunk.features
         features = np.zeros((self.stack * channels, positions), np.float16)
@@ -143,9 +145,11 @@ class Blueprint:
         """The agent with these networks. Raises ConfigError for a trunk that it cannot train."""
         size = self.load_task().action_dim
         if isinstance(self.agent_config, SACConfig):
-            return SAC(self.agent_config, self.example(), size, self.trained_trunk)
+            return SAC(self.agent_config, self.example(), size, self.trained_trunk, self._trunk_begins_with())
         if self.trained_trunk is not None:
-            raise ConfigError("--vision trained needs critics, whose gradients train the trunk: clone with cached")
+            raise ConfigError(
+                f"--vision {self.vision} needs critics, whose gradients train the trunk: clone with cached"
+            )
         return BC(self.agent_config, self.example(), size)
 
     def act(self) -> Act:
@@ -157,7 +161,7 @@ class Blueprint:
 
     def encoder(self, once: EncodedOnce | None = None) -> Callable[[Obs], Obs]:
         """What turns an observation into what the policy acts on: frames become features, ``once`` for all readers."""
-        frozen = self.cameras and self.vision != "trained"
+        frozen = self.cameras and self.vision not in TRAINS
         return (once or EncodedOnce()).encoder(self.frozen_trunk, self.cameras) if frozen else dict
 
     def replay_encoder(self, rng: np.random.Generator) -> Callable[[Obs], Obs]:
@@ -170,7 +174,7 @@ class Blueprint:
         """What the networks see of what replay stores."""
         if not self.cameras or self.vision == "cached":
             return as_stored(self.cameras if self.stack > 1 else ())
-        if self.vision == "trained":
+        if self.vision in TRAINS:
             return cropped(self.cameras)
         on_cpu = jax.default_backend() == "cpu"
         return through(self.frozen_trunk, self.cameras, jnp.float32 if on_cpu else jnp.bfloat16)
@@ -188,7 +192,13 @@ class Blueprint:
     @property
     def trained_trunk(self) -> nn.Module | None:
         """The trunk that learns with the rest, if one does."""
-        return TRUNKS[self.trunk].module if self.cameras and self.vision == "trained" else None
+        return TRUNKS[self.trunk].module if self.cameras and self.vision in TRAINS else None
+
+    def _trunk_begins_with(self) -> Params | None:
+        """The weights with which a trunk begins that is trained; None from scratch. Raises ConfigError."""
+        if self.vision == "scratch" and self.weights is not None:
+            raise ConfigError(f"--vision scratch begins with random weights, not with {self.weights}: take trained")
+        return self.frozen_trunk.params if self.cameras and self.vision == "trained" else None
 
     @cached_property
     def frozen_trunk(self) -> FrozenTrunk:

@@ -31,7 +31,7 @@ from flax import struct
 
 from serl_core.agents import grasp
 from serl_core.agents.policy import Act, Obs, PolicyParams, jit_policy, raw_key, tree_norm
-from serl_core.nets.encoders import Encoder, Normaliser, cameras_of, normaliser_for
+from serl_core.nets.encoders import Encoder, Normaliser, Params, cameras_of, normaliser_for
 from serl_core.nets.heads import Activation, ActorHead, DiscreteCritic, critic_ensemble, tanh_sample
 
 Batch = Mapping[str, Any]
@@ -127,8 +127,16 @@ class SAC:
     that is trained); ``action_dim`` counts the grippers. Raises ValueError when they do not fit the configuration.
     """
 
-    def __init__(self, config: SACConfig, example_obs: Obs, action_dim: int, trunk: nn.Module | None = None) -> None:
+    def __init__(
+        self,
+        config: SACConfig,
+        example_obs: Obs,
+        action_dim: int,
+        trunk: nn.Module | None = None,
+        trunk_params: Params | None = None,
+    ) -> None:
         self.config = config
+        self._trunk_params = trunk_params
         self.action_dim = action_dim
         self._arm_dim = action_dim - int(config.grasp)
         if self._arm_dim < 1:
@@ -145,7 +153,14 @@ class SAC:
     def init(self, key: jax.Array, normaliser: Normaliser | None = None) -> TrainState:
         """A fresh state; without a normaliser "state" is used as it is."""
         normaliser = normaliser_for(self._example, normaliser)
-        return self._init(raw_key(key), normaliser)
+        state = self._init(raw_key(key), normaliser)
+        if self._trunk_params is None:
+            return state
+        return state.replace(critic=self._with_trunk(state.critic), target=self._with_trunk(state.target))
+
+    def _with_trunk(self, critic: dict[str, Any]) -> dict[str, Any]:
+        trunk = jax.tree.map(lambda x: jnp.array(x, jnp.float32, copy=True), self._trunk_params)
+        return {**critic, "encoder": {**critic["encoder"], "trunk": trunk}}
 
     def update(self, state: TrainState, batches: Batch, see: See = as_stored) -> tuple[TrainState, Metrics]:
         """One critic update per minibatch, then one actor and temperature update on the last; to be compiled.

@@ -30,10 +30,10 @@ def spare_memory() -> int:
 def check_memory(needed: int, available: int, what: str) -> None:
     """Raises `StoreError` naming both figures if ``what`` needs more than there is."""
     if needed > available:
-        share = available / needed
+        share = max(0, int(100 * available / needed))  # rounded down: what is advised must fit
         raise StoreError(
             f"{what} needs {gigabytes(needed)}, and this machine has {gigabytes(available)} left: "
-            f"take {share:.0%} of the capacity or less (serl learner --capacity), or free memory"
+            f"take {share} % of the capacity or less (serl learner --capacity), or free memory"
         )
 
 

@@ -65,17 +65,26 @@ def _moments(flat: npt.NDArray[np.floating]) -> tuple[npt.NDArray[np.float64], n
     return mean, covariance / len(flat)
 
 
-def save_projection(path: Path, projection: Projection) -> None:
-    """Write a projection in numpy's own format, whole or not at all."""
+def save_projection(path: Path, projection: Projection, trunk: str) -> None:
+    """Write a projection of the features of a ``trunk``, given its digest, in numpy's format; whole or not at all."""
     beside = path.with_suffix(".tmp.npz")
-    np.savez(beside, mean=np.asarray(projection.mean), matrix=np.asarray(projection.matrix))
+    of = np.frombuffer(trunk.encode(), np.uint8)
+    np.savez(beside, mean=np.asarray(projection.mean), matrix=np.asarray(projection.matrix), trunk=of)
     beside.replace(path)
 
 
-def load_projection(path: Path) -> Projection:
-    """The inverse of `save_projection`. Raises ValueError naming what is wrong with the file."""
+def load_projection(path: Path, trunk: str, shape: tuple[int, int]) -> Projection:
+    """The inverse of `save_projection`, of ``shape`` (channels before, channels after).
+
+    Raises ValueError naming what is wrong with the file, or that it belongs to another trunk or number of channels.
+    """
     try:
         arrays = read_npz(path.read_bytes())
-        return Projection(jnp.array(arrays["mean"]), jnp.array(arrays["matrix"]))
+        mean, matrix, of = arrays["mean"], arrays["matrix"], arrays["trunk"].tobytes().decode()
     except (ValueError, KeyError) as error:
         raise ValueError(f"{path}: not a projection ({error}); delete it to fit a new one") from error
+    if of != trunk:
+        raise ValueError(f"{path} was fitted on the features of another trunk: give its weights, or begin a new run")
+    if mean.shape != shape[:1] or matrix.shape != shape:
+        raise ValueError(f"{path} projects {matrix.shape}, not {shape}: give its --channels, or begin a new run")
+    return Projection(jnp.array(mean, jnp.float32), jnp.array(matrix, jnp.float32))

@@ -10,7 +10,8 @@ import pytest
 from serl_core.config import ConfigError
 from serl_core.data import memory
 from serl_core.data.episodes import EpisodeStore
-from serl_core.data.memory import RESERVE, place_frames, spare_memory
+from serl_core.data.memory import RESERVE, check_memory, place_frames, spare_memory
+from serl_core.data.segments import StoreError
 from serl_core.learner import Config, Learner
 from serl_core.nets.encoders import random_trunk, save_trunk
 from serl_core.policies import Blueprint
@@ -67,3 +68,12 @@ def test_networks_of_another_trunk_are_refused(tmp_path: Path) -> None:
     begun.check_trunk(tree)
     with pytest.raises(ConfigError, match="another image trunk"):
         replace(begun, weights=tmp_path / "other.npz").check_trunk(tree)
+
+
+@pytest.mark.parametrize("available", [0, 1, 6_760, 9_990, 9_999])
+def test_what_the_refusal_advises_fits(available: int) -> None:
+    """Bug: whoever follows the advice is refused again, by half a per cent."""
+    with pytest.raises(StoreError, match="--capacity") as refused:
+        check_memory(10_000, available, "replay")
+    share = int(str(refused.value).split("take ")[1].split(" %")[0])
+    assert 100 * available >= share * 10_000 and share >= 100 * available // 10_000

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from serl_core.nets.projection import fit_projection
+from serl_core.nets.projection import fit_projection, load_projection, save_projection
 
 
 def features(frames: int = 40, rank: int = 6, channels: int = 32) -> np.ndarray:
@@ -46,3 +46,20 @@ def test_what_cannot_be_fitted_is_said() -> None:
     projection, _ = fit_projection(features(), 4)
     with pytest.raises(ValueError, match="projection of 32 channels, the features have 31"):
         projection(features()[..., :31])
+
+
+def test_a_projection_belongs_to_its_trunk_and_channels(tmp_path):
+    """Bug: a start that failed leaves one behind, and the next run sees through another trunk's."""
+    path = tmp_path / "projection.npz"
+    projection, _ = fit_projection(features(), 4)
+    save_projection(path, projection, "this trunk")
+    back = load_projection(path, "this trunk", (32, 4))
+    np.testing.assert_array_equal(back.matrix, projection.matrix)
+    np.testing.assert_array_equal(back.mean, projection.mean)
+    with pytest.raises(ValueError, match=r"projection\.npz was fitted on the features of another trunk"):
+        load_projection(path, "that trunk", (32, 4))
+    with pytest.raises(ValueError, match=r"projects \(32, 4\), not \(32, 5\): give its --channels"):
+        load_projection(path, "this trunk", (32, 5))
+    np.savez(path, mean=np.zeros(32))
+    with pytest.raises(ValueError, match="not a projection"):
+        load_projection(path, "this trunk", (32, 4))

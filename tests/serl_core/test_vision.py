@@ -13,7 +13,7 @@ from serl_core.nets.projection import Projection
 from serl_core.nets.sight import through
 from serl_core.nets.trunks import SMALL, load_named
 from serl_core.perception import with_projection
-from serl_core.policies import Blueprint
+from serl_core.policies import TRAINS, Blueprint
 
 RNG = np.random.default_rng(0)
 TO_FIVE = Projection(jnp.zeros(128), jnp.eye(128, 5))
@@ -65,7 +65,7 @@ def test_a_trained_trunk_moves_and_is_published() -> None:
     assert all(not np.array_equal(x, y) for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
 
 
-@pytest.mark.parametrize("vision", ["cached", "exact", "trained"])
+@pytest.mark.parametrize("vision", ["cached", "exact", "trained", "scratch"])
 def test_what_a_policy_needs_travels_with_it(vision: str) -> None:
     """Bug: the actor takes the weights of one kind of vision for another's."""
     plan = replace(
@@ -75,7 +75,7 @@ def test_what_a_policy_needs_travels_with_it(vision: str) -> None:
     assert back.vision == vision
     shapes = {name: x.shape for name, x in back.example().items()}
     assert shapes == {name: x.shape for name, x in plan.example().items()}
-    assert shapes["front"] == ((128, 128, 3) if vision == "trained" else (5, 16))
+    assert shapes["front"] == ((128, 128, 3) if vision in TRAINS else (5, 16))
 
 
 class Wanted:
@@ -91,3 +91,25 @@ def test_without_demonstrations_there_is_nothing_to_project_by(tmp_path) -> None
         with_projection(blueprint("cached"), Wanted(tmp_path, 16))
     assert with_projection(blueprint("cached"), Wanted(tmp_path, 128)).projection is None
     assert with_projection(blueprint("cached"), Wanted(tmp_path, 0)).projection is None
+
+
+@pytest.mark.parametrize(("vision", "same"), [("trained", True), ("scratch", False)])
+def test_a_trunk_that_is_trained_begins_with_its_weights_unless_from_scratch(vision: str, same: bool) -> None:
+    """Bug: weights that were given are forgotten, and somebody waits for days for what they had already."""
+    plan = blueprint(vision)
+    state = plan.agent().init(jax.random.key(0))
+    file = jax.tree.leaves(load_named("small", SMALL).params)
+    for critic in (state.critic, state.target):
+        begun = jax.tree.leaves(critic["encoder"]["trunk"])
+        assert [x.shape for x in begun] == [x.shape for x in file]
+        assert all(np.array_equal(x, y) for x, y in zip(begun, file, strict=True)) == same
+
+
+def test_a_trunk_from_scratch_has_no_file_and_another_one_needs_it(tmp_path) -> None:
+    """Bug: a file is silently ignored, or its absence."""
+    with pytest.raises(ConfigError, match="--vision scratch begins with random weights"):
+        replace(blueprint("scratch"), weights=tmp_path / "trunk.npz").agent()
+    with pytest.raises(ConfigError, match="resnet10 does not come with the package: give --trunk-weights"):
+        replace(blueprint("trained"), trunk="resnet10").agent()
+    with pytest.raises(ConfigError, match=r"trunk\.npz"):
+        replace(blueprint("trained"), weights=tmp_path / "trunk.npz").agent()
