@@ -21,6 +21,7 @@ import numpy as np
 from serl_core import workbench
 from serl_core.agents.policy import act_inline
 from serl_core.agents.sac import SACConfig, make_policy
+from serl_core.blueprint import PRESETS
 from serl_core.config import ConfigError, Preset
 from serl_core.data.memory import FOR_FRAMES, device_memory, gigabytes, spare_memory
 from serl_core.data.segments import StoreError
@@ -28,7 +29,6 @@ from serl_core.nets.once import EncodedOnce
 from serl_core.nets.trunks import TRUNKS
 from serl_core.nets.weights import WeightsError
 from serl_core.pages import keep_freed_memory
-from serl_core.policies import PRESETS
 from serl_core.summary import check_writable, write_json
 from serl_core.tasks import load_task
 from serl_core.workbench import ACTION, Bench, Filled, Mode, clocked, frames_of

@@ -14,7 +14,7 @@ import numpy as np
 from robot_servers.interface import Compliance, Limits, RobotState, nearest
 
 Observation = Literal["state", "pixels"]
-Preset = Literal["default", "plain", "rlpd"]  # of the learner; `serl_core.policies.PRESETS` says what each means
+Preset = Literal["default", "plain", "rlpd"]  # of the learner; `serl_core.blueprint.PRESETS` says what each means
 # The trunk is frozen and run once per frame, or in every update; or it is trained, from its weights or from scratch.
 Vision = Literal["cached", "exact", "trained", "scratch"]
 START_AFTER = 100  # online transitions before training starts

@@ -18,6 +18,7 @@ import numpy as np
 
 from robot_servers.keys import load_server_keys
 from serl_core.agents.policy import params_to_tree, tree_from_flat, tree_to_flat
+from serl_core.blueprint import TRAINS, VIEWS, Blueprint
 from serl_core.checkpoint import Checkpoints
 from serl_core.claim import check_claim
 from serl_core.config import START_AFTER, ConfigError, Observation, Preset, Vision
@@ -32,7 +33,6 @@ from serl_core.metrics import Metrics
 from serl_core.nets.encoders import fit_normaliser
 from serl_core.nets.frames import SHIFTS
 from serl_core.perception import Encode, refresher, remembered, replay_for, with_projection
-from serl_core.policies import TRAINS, VIEWS, Blueprint
 from serl_core.priority import standing_back
 from serl_core.processes import StopFlag
 from serl_core.progress import progress

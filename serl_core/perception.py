@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import numpy.typing as npt
 
+from serl_core.blueprint import TRAINS, Blueprint
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.features import RememberedFeatures
@@ -26,7 +27,6 @@ from serl_core.data.replay import Replay
 from serl_core.data.routing import Routing
 from serl_core.nets.frames import SHIFTS
 from serl_core.nets.projection import Projection, fit_projection, load_projection, save_projection
-from serl_core.policies import TRAINS, Blueprint
 from serl_core.tasks import load_task
 from serl_core.types import EpisodeStart, Judgement, Obs
 

@@ -19,6 +19,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from serl_core.agents.policy import params_to_tree
 from serl_core.agents.sac import SAC, SACConfig
+from serl_core.blueprint import VIEWS
 from serl_core.data.memory import place_frames
 from serl_core.data.replay import Replay, as_frames
 from serl_core.data.sampling import Batch, Plan, Sampling, assemble, sample
@@ -27,7 +28,6 @@ from serl_core.nets.frames import view_encoder
 from serl_core.nets.projection import Projection
 from serl_core.nets.sight import Sight, as_stored, through
 from serl_core.nets.trunks import FrozenTrunk, load_named
-from serl_core.policies import VIEWS
 from serl_core.types import EpisodeStart, Obs, Record, Step
 
 Mode = Literal["cached", "exact", "state"]

@@ -33,6 +33,7 @@ import tyro
 
 from serl_core import demo
 from serl_core.agents.bc import BC, BCConfig, make_bc_policy
+from serl_core.blueprint import Blueprint
 from serl_core.config import Observation
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
@@ -40,7 +41,6 @@ from serl_core.data.sampling import Sampling
 from serl_core.engine import Engine
 from serl_core.evaluate import evaluate
 from serl_core.nets.encoders import fit_normaliser
-from serl_core.policies import Blueprint
 from serl_core.record import idle
 from serl_core.rollout import Decision, Policy
 from serl_core.simulated import simulated_server

@@ -18,9 +18,9 @@ import numpy as np
 
 from examples.benchmarks.records import DISTINCT, step
 from examples.benchmarks.transport_pairs import End
+from serl_core.blueprint import Blueprint
 from serl_core.data.episodes import EpisodeStore
 from serl_core.learner import Config, Learner
-from serl_core.policies import Blueprint
 from serl_core.transport import LearnerLink
 from serl_core.types import EpisodeStart, Obs
 

@@ -22,7 +22,7 @@ import tyro
 
 from robot_servers.drivers.mujoco import MujocoDriver
 from robot_servers.guarded import GuardedRobot
-from serl_core.policies import Blueprint
+from serl_core.blueprint import Blueprint
 from serl_core.session import connected, make_env
 from serl_core.simulated import simulated_server
 from serl_core.teleop.scripted import OperatorConfig

@@ -29,11 +29,11 @@ from examples.benchmarks.rlif_rows import Rows
 from examples.benchmarks.rlif_tasks import in_this_process
 from examples.benchmarks.rlif_training import EVALUATION_SEEDS, Recipe, Trainee, demonstrate, score, successful, train
 from examples.benchmarks.views_report import draw, verdict
+from serl_core.blueprint import Blueprint
 from serl_core.data.replay import Replay
 from serl_core.methods import recipe
 from serl_core.nets.frames import SHIFTS
 from serl_core.nets.once import EncodedOnce
-from serl_core.policies import Blueprint
 from serl_core.session import Session, make_env
 from serl_core.summary import check_writable, write_json
 from serl_core.tasks import load_task

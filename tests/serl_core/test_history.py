@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from learner_parts import Handed
 
+from serl_core.blueprint import Blueprint
 from serl_core.config import ConfigError
 from serl_core.data.episodes import EpisodeStore
 from serl_core.data.replay import Replay
@@ -18,7 +19,7 @@ from serl_core.learner import Config, Learner, blueprint_for
 from serl_core.nets.history import History
 from serl_core.nets.sight import as_stored, through
 from serl_core.nets.trunks import SMALL, load_named
-from serl_core.policies import Blueprint, CheckpointPolicy
+from serl_core.policies import CheckpointPolicy
 from serl_core.types import EpisodeStart, Record, Step
 
 CHANNELS, POSITIONS, STACK = 2, 3, 3

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from serl_core.blueprint import Blueprint
 from serl_core.config import ConfigError
 from serl_core.data import memory
 from serl_core.data.episodes import EpisodeStore
@@ -14,7 +15,6 @@ from serl_core.data.memory import RESERVE, check_memory, place_frames, spare_mem
 from serl_core.data.segments import StoreError
 from serl_core.learner import Config, Learner
 from serl_core.nets.encoders import random_trunk, save_trunk
-from serl_core.policies import Blueprint
 
 
 @dataclass(frozen=True)

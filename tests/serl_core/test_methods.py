@@ -9,10 +9,11 @@ from learner_parts import demonstrations, episode, feed, learner, leaves, size_o
 from serl_core import methods
 from serl_core.agents.bc import BCConfig
 from serl_core.agents.sac import SACConfig
+from serl_core.blueprint import Blueprint
 from serl_core.config import ConfigError
 from serl_core.data.routing import HilSerl, Imitation, Rlif
 from serl_core.methods import agent_config, recipe
-from serl_core.policies import Blueprint, CheckpointPolicy
+from serl_core.policies import CheckpointPolicy
 
 HIL = SACConfig(discount=0.98, imitation=30.0, n_step=3, value_bounds=(0.0, 1.0), grasp=1)
 

@@ -6,12 +6,12 @@ import jax
 import numpy as np
 import pytest
 
+from serl_core.blueprint import Blueprint
 from serl_core.config import ConfigError
 from serl_core.data.replay import Replay
 from serl_core.data.sampling import Sampling, assemble, sample
 from serl_core.nets.frames import PAD, SHIFTS, crops, view_encoder
 from serl_core.nets.trunks import SMALL, load_named
-from serl_core.policies import Blueprint
 from serl_core.types import EpisodeStart, Step
 
 VIEWS = 3

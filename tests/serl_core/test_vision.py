@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from compiled import Compiled
 
+from serl_core.blueprint import TRAINS, Blueprint
 from serl_core.config import ConfigError
 from serl_core.nets.projection import Projection
 from serl_core.nets.sight import through
 from serl_core.nets.trunks import SMALL, load_named
 from serl_core.perception import with_projection
-from serl_core.policies import TRAINS, Blueprint
 
 RNG = np.random.default_rng(0)
 TO_FIVE = Projection(jnp.zeros(128), jnp.eye(128, 5))
