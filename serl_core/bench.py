@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from serl_core import workbench
-from serl_core.agents.policy import act_inline
+from serl_core.agents.policy import act_inline, params_to_tree
 from serl_core.agents.sac import SACConfig, make_policy
 from serl_core.blueprint import PRESETS
 from serl_core.config import ConfigError, Preset
@@ -29,12 +29,14 @@ from serl_core.nets.once import EncodedOnce
 from serl_core.nets.trunks import TRUNKS
 from serl_core.nets.weights import WeightsError
 from serl_core.pages import keep_freed_memory
+from serl_core.policies import Aside
 from serl_core.summary import check_writable, write_json
 from serl_core.tasks import load_task
 from serl_core.workbench import ACTION, Bench, Filled, Mode, clocked, frames_of
 
 LEAST = 50_000  # transitions in the large replay, so that caches do not flatter it
 FEW = 1_000  # transitions in the small one
+PUBLISHED = 0.5  # s between two versions of the weights
 NICE = 10  # as the learner runs, so that the actor comes first
 COMPILED = "/jax/core/compile/backend_compile_duration"  # JAX's event, whatever was compiled
 
@@ -237,15 +239,22 @@ def actor_process(bench: Bench, seconds: float) -> Iterator[Connection]:
 
 
 def acting(bench: Bench, seconds: float, hz: float = 10.0) -> list[float]:
-    """Milliseconds of each action at a fixed rate: frames through the trunk, then the policy."""
+    """Milliseconds of each action at a fixed rate: frames through the trunk, then the policy.
+
+    New weights come twice a second, as from a learner, and are taken as an actor takes them.
+    """
     act = make_policy(bench.agent_config, bench.example, ACTION)
     encode = EncodedOnce().encoder(bench.trunk, bench.names) if bench.names else dict
     params, key = bench.agent.policy(bench.fresh_state()), jax.random.key(0)
+    published, aside = params_to_tree(params), Aside()
     took: list[float] = []
     begun = time.monotonic()
     for number in range(round(seconds * hz) + 3):
         obs = {name: np.array(x) for name, x in bench.raw.items()}  # other frames: nothing is remembered
+        if number % round(hz * PUBLISHED) == 0:
+            aside.begin(published)
         clock = time.perf_counter()
+        params = aside.ready() or params
         act(params, encode(obs), key, True)
         took.append(1000 * (time.perf_counter() - clock))
         if number == 2:
