@@ -62,7 +62,7 @@ class Step:
     truncated      bool           time limit or abort: the future exists, it was not recorded
     success        bool           the judge's verdict on the state this step led to
     ago            int            of a success that was confirmed late: how many steps before this one it began
-    who            str            "policy", "operator", or "nobody" while a takeover's device is lost (action 0)
+    who            str            "policy", "operator", or "nobody" while the device is lost (action 0)
     takeover       int            number of the takeover within the session, −1 outside of one; steps of
                                   nobody belong to the takeover, see `led_to_takeover` for the step before it
     policy_version int            version of the weights behind ``proposal``; −1 before the first

@@ -99,7 +99,8 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
     the policy wanted; "who" (`Who`; of several arms the operator's if any arm was theirs); "takeover", its number or
     −1; "hands", the `State` for each arm; and "device" ("ok", "disconnected" or "stale"), whose changes ``say`` tells.
 
-    If the device is lost in a takeover, neither a step nor a reset moves the arm until it is back and pushed again.
+    If the device is lost, neither a step nor a reset moves the arm until it is back; in a takeover, until it is pushed
+    again, too.
     A reset waits for that as long as ``waits`` lets a moment pass and returns true; where it gives up, and by default
     nobody waits, the arm is reset and stands still then.
     """
@@ -153,11 +154,12 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, {**info, **kept}
 
     def _await_hand(self) -> None:
-        """Until a hand whose device was lost has taken over again: nobody expects the arm to move off before."""
+        """Until a device that was lost is back, and has taken over again if it led: nobody expects a motion before."""
         told = False
         while self._machine.lost and self._waits():
             if not told:
-                self._say("no reset without the input device: it begins once that is back and pushed again")
+                then = " and pushed again" if self._machine.awaits_push else ""
+                self._say(f"no reset without the input device: it begins once that is back{then}")
             told = True
             self._update(self._device.read())
 
@@ -167,12 +169,14 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
         takeover = self._machine.update(reading, self._now)
         after, holds = self._machine.device, self._machine.lost
         if after not in (before, "ok"):
-            then = ": the arm stands still until it is back and pushed again" if holds else ""
+            pushed = " and pushed again" if self._machine.awaits_push else ""
+            then = f": the arm stands still until it is back{pushed}" if holds else ""
             self._say(f"the input device is {after}{then}")
         elif after != before:
-            self._say("the input device is back" + (": let go of it, then take over again" if holds else ""))
+            pushed = ", then take over again" if self._machine.awaits_push else ""
+            self._say("the input device is back" + (f": let go of it{pushed}" if holds else ""))
         elif held and not holds:
-            self._say("taken over again")
+            self._say("taken over again" if "operator" in self._machine.leads else "the policy goes on")
         return takeover
 
     def _executed(self, proposal: Action, reading: Reading) -> Action:

@@ -31,7 +31,7 @@ class TakeoverConfig:
     max_age: float = 0.3  # s; an older reading is as good as none
     clutch: int | None = None  # number of the button, on each hand, that is held to lead; without, by pushing
     ease: int = 1  # steps in which whoever comes eases in; whoever goes is out at once
-    when_lost: Literal["hold", "policy"] = "hold"  # who goes on if the device is lost during a takeover
+    when_lost: Literal["hold", "policy"] = "hold"  # what follows if the device is lost: the arm stands still, or not
     # all arms are taken over at once, or each by its own hand; a step in which one hand leads is then recorded as the
     # operator's on every arm
     hands: Literal["together", "each"] = "together"
@@ -55,6 +55,10 @@ class State(StrEnum):
     OPERATOR = "operator"  # the hand leads
     RELEASING = "releasing"  # the hand rests; it leads until the delay is over
     LOST = "lost"  # it led when its device was lost: the arm stands still
+    AWAITED = "awaited"  # the policy led then: the arm stands still, too, until the hand can step in again
+
+
+STANDING = (State.LOST, State.AWAITED)  # until the device is back
 
 
 @dataclass(frozen=True)
@@ -78,7 +82,9 @@ class HandMachine:
     RELEASING for ``delay`` s it has not              POLICY
     both      the device is lost                      LOST, or POLICY with ``hold`` false
     LOST      it is back, has rested once, and begins OPERATOR
-    not LOST  an episode begins                       POLICY
+    POLICY    the device is lost, with ``hold``       AWAITED
+    AWAITED    it is back and rests                    POLICY
+    others    an episode begins                       POLICY
     ========= ======================================= =========
     """
 
@@ -91,15 +97,14 @@ class HandMachine:
 
     def reset(self) -> None:
         """An episode begins: a takeover does not reach over the reset, but only the hand ends a loss."""
-        self.state = State.LOST if self.state is State.LOST else State.POLICY
+        self.state = self.state if self.state in STANDING else State.POLICY
 
     def update(self, grip: Grip | None, now: float) -> State:
         """The state after the newest ``grip``, None without a usable reading; ``now`` s on any clock that counts up."""
         if grip is None:
             self._lose()
-        elif self.state is State.LOST:
-            self._rested |= not grip.keeps
-            self.state = State.OPERATOR if self._rested and grip.begins else State.LOST
+        elif self.state in STANDING:
+            self._come_back(grip)
         elif self.state is State.POLICY:
             self.state = State.OPERATOR if grip.begins else State.POLICY
         else:
@@ -107,9 +112,16 @@ class HandMachine:
         return self.state
 
     def _lose(self) -> None:
-        if self.state is not State.POLICY:
-            self.state = State.LOST if self._hold else State.POLICY
+        led = self.state not in (State.POLICY, State.AWAITED)
+        self.state = (State.LOST if led else State.AWAITED) if self._hold else State.POLICY
         self._rested = False
+
+    def _come_back(self, grip: Grip) -> None:
+        self._rested |= not grip.keeps
+        if self._rested and grip.begins:
+            self.state = State.OPERATOR
+        elif self._rested and self.state is State.AWAITED:
+            self.state = State.POLICY
 
     def _go_on(self, grip: Grip, now: float) -> None:
         if grip.keeps:
@@ -125,8 +137,9 @@ class HandMachine:
 class TakeoverMachine:
     """The takeovers of ``arms`` arms as pure logic: readings in, number of the takeover out.
 
-    ``takeover`` is the number of the running takeover or −1; it runs while any hand is not at POLICY. Numbers count up
-    and are never reused. ``device`` says what was wrong with the last reading: "ok", "disconnected" or "stale".
+    ``takeover`` is the number of the running takeover or −1; it runs while a hand leads, or did when its device was
+    lost. Numbers count up and are never reused. ``device`` says what was wrong with the last reading: "ok",
+    "disconnected" or "stale".
     """
 
     def __init__(self, config: TakeoverConfig | None = None, arms: int = 1) -> None:
@@ -149,6 +162,11 @@ class TakeoverMachine:
     @property
     def lost(self) -> bool:
         """Whether any arm stands still because its hand's device was lost."""
+        return any(state in STANDING for state in self.states)
+
+    @property
+    def awaits_push(self) -> bool:
+        """Whether a hand whose device was lost while it led has to take over again."""
         return State.LOST in self.states
 
     @property
@@ -169,7 +187,7 @@ class TakeoverMachine:
         self.device = self._condition(reading)
         for number, hand in enumerate(self._hands):
             hand.update(self._grip(reading, number) if self.device == "ok" else None, now)
-        if all(hand.state is State.POLICY for hand in self._hands):
+        if all(hand.state in (State.POLICY, State.AWAITED) for hand in self._hands):
             self.takeover = -1
         elif self.takeover < 0:
             self.takeover = self._begun

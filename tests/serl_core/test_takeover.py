@@ -129,10 +129,27 @@ def test_a_wait_for_a_lost_device_ends_when_it_is_asked_to():
     assert arm.robot.status().resets == 1 and len(hand.readings) > 80
 
 
-def test_without_a_takeover_a_lost_device_is_said_and_the_policy_goes_on():
-    """Guards unattended hours: an unplugged device is visible and does not stop the run."""
+def test_a_device_lost_while_the_policy_leads_stops_the_arm_until_it_is_back():
+    """Guards a person who watches, and could not step in: nobody leads, and it is no takeover."""
     said: list[str] = []
-    env, inner = make(Hand([push(connected=False)] * 2), say=said.append)
+    lost = [push(connected=False)] * 2
+    env, inner = make(Hand([push(), *lost, push(0.5), push(), push(0.5)]), TakeoverConfig(ease=0), say=said.append)
+    infos = [env.step(PROPOSAL)[4] for _ in range(6)]
+    assert [info["who"] for info in infos] == ["policy", "nobody", "nobody", "nobody", "policy", "operator"]
+    assert [info["takeover"] for info in infos] == [-1, -1, -1, -1, -1, 0]
+    assert said == [
+        "the input device is disconnected: the arm stands still until it is back",
+        "the input device is back: let go of it",
+        "the policy goes on",
+    ]
+    np.testing.assert_array_equal(inner.actions[1:4], np.zeros((3, 4)))
+    np.testing.assert_array_equal(inner.actions[4], PROPOSAL)
+
+
+def test_a_policy_that_is_to_go_on_without_the_device_does():
+    """Guards unattended hours, where they were asked for: an unplugged device is visible and does not stop the run."""
+    said: list[str] = []
+    env, inner = make(Hand([push(connected=False)] * 2), TakeoverConfig(when_lost="policy"), say=said.append)
     info = [env.step(PROPOSAL)[4] for _ in range(2)][-1]
     assert (info["who"], info["device"]) == ("policy", "disconnected")
     assert said == ["the input device is disconnected"]

@@ -41,7 +41,8 @@ def walk(*grips: Grip | None, hold: bool = True) -> str:
         ([TOUCH, None, TOUCH, WEAK, REST, WEAK, TOUCH], "olllllo"),  # lost: a push from before is none
         ([TOUCH, REST, None, None, REST, TOUCH], "orlllo"),
         ([TOUCH, None, REST, None, TOUCH, REST, TOUCH], "olllllo"),  # it must rest after the last loss
-        ([None, TOUCH], "po"),  # lost while the policy acted: back, it is heard at once
+        ([None, WEAK, TOUCH, REST, TOUCH], "aaapo"),  # lost while the policy acted, and pushed when it came back
+        ([None, REST, None, TOUCH, None, REST], "apaaap"),
     ],
 )
 def test_every_way_through_the_states(grips: list[Grip | None], states: str) -> None:
@@ -52,6 +53,7 @@ def test_every_way_through_the_states(grips: list[Grip | None], states: str) -> 
 def test_where_the_policy_is_to_go_on_a_lost_device_ends_the_takeover() -> None:
     """Guards the other choice of the config."""
     assert walk(TOUCH, None, REST, TOUCH, hold=False) == "oppo"
+    assert walk(None, TOUCH, hold=False) == "po"
 
 
 def test_takeovers_begin_at_once_end_after_a_delay_and_count_up() -> None:
@@ -95,7 +97,8 @@ def test_a_weak_push_keeps_a_takeover_but_does_not_begin_one() -> None:
 def test_a_lost_device_neither_begins_a_takeover_nor_leads_one(change: dict, name: str) -> None:
     """Guards against a robot that goes on with the last push of an unplugged or broken device."""
     logic = TakeoverMachine()
-    assert logic.update(replace(push(0.9), **change), 0.0) == -1
+    assert logic.update(replace(push(0.9), **change), 0.0) == -1 and logic.leads == ("nobody",)
+    assert logic.update(push(), 0.05) == -1 and logic.leads == ("policy",)
     assert logic.update(push(0.9), 0.1) == 0 and logic.device == "ok" and logic.leads == ("operator",)
     assert logic.update(replace(push(0.9), **change), 0.2) == 0 and logic.device == name and logic.leads == ("nobody",)
 
@@ -180,6 +183,7 @@ def test_noise_changes_no_takeover_of_a_person(phases: list[tuple[bool, int]], s
 def test_a_lost_hand_never_hands_its_arm_to_the_policy(grips: list[Grip | None], hold: bool) -> None:
     """Guards against any order of losses and returns after which the policy goes on unasked."""
     states = walk(*grips, hold=hold)
-    assert ("l" in states) <= hold
-    assert "lp" not in states and "lr" not in states
+    assert ("l" in states or "a" in states) <= hold
+    assert "lp" not in states and "lr" not in states and "la" not in states and "al" not in states
+    assert hold <= all(state in "la" for grip, state in zip(grips, states, strict=True) if grip is None)
     assert all(grip is not None for grip, state in zip(grips, states, strict=True) if state == "o")
