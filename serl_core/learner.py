@@ -200,7 +200,7 @@ class Learner:
         except ValueError as error:
             if recorded is not None and isinstance(error, Misfit):
                 raise ConfigError(f"{recorded}: {error}: give demonstrations of this task (--demos)") from error
-            log.error("stored, but not learnt from: %s", error)
+            log.error("%sstored, but not learnt from: %s", f"{recorded}: " if recorded else "", error)
             return False
 
     def _pretrain(self, stop: Callable[[], bool]) -> None:
@@ -232,9 +232,10 @@ class Learner:
 
     def _check(self, metrics: dict[str, Any]) -> None:
         if metrics and not bool(jax.device_get(metrics["finite"])):
+            bad = [name for name, value in jax.device_get(metrics).items() if not np.isfinite(value)]
             raise FloatingPointError(
-                f"a loss or gradient became infinite or NaN at gradient step {self.grad_steps}; the last good "
-                f"state is the newest checkpoint in {self.config.run_dir / 'checkpoints'}"
+                f"{', '.join(bad)} became infinite or NaN at gradient step {self.grad_steps}: a loss or its gradient; "
+                f"the last good state is the newest checkpoint in {self.config.run_dir / 'checkpoints'}"
             )
 
     # ── what others see ─────────────────────────────────────────────────────────────────────────

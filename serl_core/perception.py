@@ -6,10 +6,9 @@ And the replay that holds them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +29,7 @@ from serl_core.nets.projection import Projection, fit_projection, load_projectio
 from serl_core.tasks import load_task
 from serl_core.types import EpisodeStart, Judgement, Obs
 
+Frame = tuple[str, npt.NDArray[np.uint8]]  # where it is recorded, for people, and the frame
 Encode = Callable[[Obs], Mapping[str, npt.NDArray[Any]]]
 FITTED_ON = 1_000  # frames of demonstrations; with 16 positions each they say enough about a few hundred channels
 
@@ -106,11 +106,12 @@ def remembered(run_dir: Path, blueprint: Blueprint, seed: int) -> AbstractContex
 def _fitted(blueprint: Blueprint, config: Wanted) -> Projection:
     trunk = blueprint.frozen_trunk
     folder = config.demos or config.run_dir / "demos"
-    frames = islice(_demonstrated(folder, blueprint.cameras), FITTED_ON)
-    try:
-        features = [np.asarray(trunk.spec.apply(trunk.params, frame[None])) for frame in frames]
-    except ValueError as error:
-        raise ConfigError(f"{folder}: {error}: record demonstrations with this task's cameras (--demos)") from error
+    features = []
+    for where, frame in _some(_demonstrated(folder, blueprint.cameras), FITTED_ON):
+        try:
+            features.append(np.asarray(trunk.spec.apply(trunk.params, frame[None])))
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}: record demonstrations with this task's cameras (--demos)") from error
     if not features:
         raise ConfigError(
             f"the {trunk.features[0]} channels of the trunk {blueprint.trunk} are projected to {config.channels} by "
@@ -124,7 +125,19 @@ def _fitted(blueprint: Blueprint, config: Wanted) -> Projection:
     return projection
 
 
-def _demonstrated(folder: Path, cameras: tuple[str, ...]) -> Iterator[npt.NDArray[np.uint8]]:
+def _some(frames: Iterable[Frame], most: int) -> list[Frame]:
+    """At most so many, of all alike: the same ones in every run."""
+    rng, kept = np.random.default_rng(0), list[Frame]()
+    for number, frame in enumerate(frames):
+        if len(kept) < most:
+            kept.append(frame)
+        elif (place := int(rng.integers(number + 1))) < most:
+            kept[place] = frame
+    return kept
+
+
+def _demonstrated(folder: Path, cameras: tuple[str, ...]) -> Iterator[Frame]:
+    """Every frame, and where it is recorded. Raises ConfigError for records without one of the ``cameras``."""
     if not folder.exists():
         return
     for stored in EpisodeStore(folder).stored():
@@ -132,10 +145,12 @@ def _demonstrated(folder: Path, cameras: tuple[str, ...]) -> Iterator[npt.NDArra
         if isinstance(record, Judgement):
             continue
         seen = record.obs if isinstance(record, EpisodeStart) else record.next_obs
+        step = "start" if isinstance(record, EpisodeStart) else f"step {record.step}"
+        where = f"{stored.file}: {step} of episode {record.episode} of {record.actor}"
         lacking = [name for name in cameras if name not in seen]
         if lacking:
             raise ConfigError(
-                f"{stored.file}: episode {record.episode} of {record.actor} shows {sorted(seen)}, without the camera "
-                f"{lacking[0]}: record demonstrations with this task's cameras (--demos)"
+                f"{where} shows {sorted(seen)}, without the camera {lacking[0]}: "
+                "record demonstrations with this task's cameras (--demos)"
             )
-        yield from (seen[name] for name in cameras)
+        yield from ((f"{where}, camera {name}", seen[name]) for name in cameras)

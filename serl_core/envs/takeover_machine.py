@@ -83,7 +83,7 @@ class HandMachine:
     both      the device is lost                      LOST, or POLICY with ``hold`` false
     LOST      it is back, has rested once, and begins OPERATOR
     POLICY    the device is lost, with ``hold``       AWAITED
-    AWAITED    it is back and rests                    POLICY
+    AWAITED   it is back and rests                    POLICY
     others    an episode begins                       POLICY
     ========= ======================================= =========
     """
