@@ -173,10 +173,9 @@ class Takeover(gym.Wrapper[Any, Any, Any, Any]):
             then = f": the arm stands still until it is back{pushed}" if holds else ""
             self._say(f"the input device is {after}{then}")
         elif after != before:
-            pushed = ", then take over again" if self._machine.awaits_push else ""
-            self._say("the input device is back" + (f": let go of it{pushed}" if holds else ""))
+            self._say("the input device is back" + (": let go of it, then take over again" if holds else ""))
         elif held and not holds:
-            self._say("taken over again" if "operator" in self._machine.leads else "the policy goes on")
+            self._say("taken over again")
         return takeover
 
     def _executed(self, proposal: Action, reading: Reading) -> Action:

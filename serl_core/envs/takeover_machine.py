@@ -55,7 +55,7 @@ class State(StrEnum):
     OPERATOR = "operator"  # the hand leads
     RELEASING = "releasing"  # the hand rests; it leads until the delay is over
     LOST = "lost"  # it led when its device was lost: the arm stands still
-    AWAITED = "awaited"  # the policy led then: the arm stands still, too, until the hand can step in again
+    AWAITED = "awaited"  # the policy led then: the arm stands still, too, until the hand can step in
 
 
 STANDING = (State.LOST, State.AWAITED)  # until the device is back
@@ -83,7 +83,7 @@ class HandMachine:
     both      the device is lost                      LOST, or POLICY with ``hold`` false
     LOST      it is back, has rested once, and begins OPERATOR
     POLICY    the device is lost, with ``hold``       AWAITED
-    AWAITED   it is back and rests                    POLICY
+    AWAITED   it is back                              as POLICY
     others    an episode begins                       POLICY
     ========= ======================================= =========
     """
@@ -103,9 +103,10 @@ class HandMachine:
         """The state after the newest ``grip``, None without a usable reading; ``now`` s on any clock that counts up."""
         if grip is None:
             self._lose()
-        elif self.state in STANDING:
-            self._come_back(grip)
-        elif self.state is State.POLICY:
+        elif self.state is State.LOST:
+            self._rested |= not grip.keeps
+            self.state = State.OPERATOR if self._rested and grip.begins else State.LOST
+        elif self.state in (State.POLICY, State.AWAITED):
             self.state = State.OPERATOR if grip.begins else State.POLICY
         else:
             self._go_on(grip, now)
@@ -115,13 +116,6 @@ class HandMachine:
         led = self.state not in (State.POLICY, State.AWAITED)
         self.state = (State.LOST if led else State.AWAITED) if self._hold else State.POLICY
         self._rested = False
-
-    def _come_back(self, grip: Grip) -> None:
-        self._rested |= not grip.keeps
-        if self._rested and grip.begins:
-            self.state = State.OPERATOR
-        elif self._rested and self.state is State.AWAITED:
-            self.state = State.POLICY
 
     def _go_on(self, grip: Grip, now: float) -> None:
         if grip.keeps:

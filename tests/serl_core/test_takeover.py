@@ -133,17 +133,20 @@ def test_a_device_lost_while_the_policy_leads_stops_the_arm_until_it_is_back():
     """Guards a person who watches, and could not step in: nobody leads, and it is no takeover."""
     said: list[str] = []
     lost = [push(connected=False)] * 2
-    env, inner = make(Hand([push(), *lost, push(0.5), push(), push(0.5)]), TakeoverConfig(ease=0), say=said.append)
-    infos = [env.step(PROPOSAL)[4] for _ in range(6)]
-    assert [info["who"] for info in infos] == ["policy", "nobody", "nobody", "nobody", "policy", "operator"]
-    assert [info["takeover"] for info in infos] == [-1, -1, -1, -1, -1, 0]
-    assert said == [
-        "the input device is disconnected: the arm stands still until it is back",
-        "the input device is back: let go of it",
-        "the policy goes on",
-    ]
-    np.testing.assert_array_equal(inner.actions[1:4], np.zeros((3, 4)))
-    np.testing.assert_array_equal(inner.actions[4], PROPOSAL)
+    env, inner = make(Hand([push(), *lost, push(), *lost, push(0.5)]), TakeoverConfig(ease=0), say=said.append)
+    infos = [env.step(PROPOSAL)[4] for _ in range(7)]
+    assert [info["who"] for info in infos] == ["policy", "nobody", "nobody", "policy", "nobody", "nobody", "operator"]
+    assert [info["takeover"] for info in infos] == [-1] * 6 + [0]
+    assert (
+        said
+        == [
+            "the input device is disconnected: the arm stands still until it is back",
+            "the input device is back",
+        ]
+        * 2
+    )
+    np.testing.assert_array_equal(inner.actions[1:3], np.zeros((2, 4)))
+    np.testing.assert_array_equal(inner.actions[3], PROPOSAL)
 
 
 def test_a_policy_that_is_to_go_on_without_the_device_does():

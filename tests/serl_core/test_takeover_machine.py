@@ -41,8 +41,8 @@ def walk(*grips: Grip | None, hold: bool = True) -> str:
         ([TOUCH, None, TOUCH, WEAK, REST, WEAK, TOUCH], "olllllo"),  # lost: a push from before is none
         ([TOUCH, REST, None, None, REST, TOUCH], "orlllo"),
         ([TOUCH, None, REST, None, TOUCH, REST, TOUCH], "olllllo"),  # it must rest after the last loss
-        ([None, WEAK, TOUCH, REST, TOUCH], "aaapo"),  # lost while the policy acted, and pushed when it came back
-        ([None, REST, None, TOUCH, None, REST], "apaaap"),
+        ([None, TOUCH], "ao"),  # lost while the policy acted: back, it is heard at once
+        ([None, None, WEAK, None, REST, None, TOUCH, None], "aapapaol"),
     ],
 )
 def test_every_way_through_the_states(grips: list[Grip | None], states: str) -> None:
