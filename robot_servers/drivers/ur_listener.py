@@ -8,7 +8,7 @@ from robot_servers.drivers.ur_checks import RobotClock, safety
 from robot_servers.drivers.ur_link import Sample, UrLink
 from robot_servers.interface import RobotError
 
-ANSWER_TIME = 2.0  # s for a first package, a running program, an unlocked brake
+ANSWER_TIME = 5.0  # s for a first package, a running program, an unlocked brake
 
 
 class Listener:
