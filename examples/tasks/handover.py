@@ -69,7 +69,8 @@ def goals(states: States, truth: Truth) -> tuple[Goal, Goal]:
     if not left_holds:
         return approach(left, left_grip), waiting
     offered = float(np.linalg.norm(left_grip - MEET)) < NEAR_MEETING
-    return towards(MEET, 0.0), approach(right, right_grip) if offered else waiting
+    brought = MEET + left.pose[:3] - left_grip  # the bar gets there, wherever along it the hand holds it
+    return towards(brought, 0.0), approach(right, right_grip) if offered else waiting
 
 
 def reach(state: RobotState, grip: Array) -> float:
