@@ -251,12 +251,12 @@ def acting(bench: Bench, seconds: float, hz: float = 10.0) -> list[float]:
     begun = time.monotonic()
     for number in range(round(seconds * hz) + 3):
         obs = {name: np.array(x) for name, x in bench.raw.items()}  # other frames: nothing is remembered
-        if number % round(hz * PUBLISHED) == 0:
-            aside.begin(published)
         clock = time.perf_counter()
         params = aside.ready() or params
         act(params, encode(obs), key, True)
         took.append(1000 * (time.perf_counter() - clock))
+        if number % round(hz * PUBLISHED) == 0:
+            aside.begin(published)
         if number == 2:
             begun = time.monotonic()  # compiled
         time.sleep(max(0.0, begun + (number - 2) / hz - time.monotonic()) if number > 2 else 0.0)

@@ -21,6 +21,7 @@ from serl_core.rollout import Decision
 from serl_core.transport import ActorLink, LinkError, Weights
 from serl_core.types import EpisodeStart, Obs, Record
 
+UNDISTURBED = 0.01  # s after a decision in which its command is sent
 SLOW = 20.0  # s for the first weights, after which it is said what the learner is doing
 
 
@@ -51,15 +52,24 @@ class _Acting:
 
 @final
 class Aside:
-    """Makes published weights ready to act with in a thread of its own: 2 to 6 ms that no step waits for."""
+    """Makes published weights ready to act with in a thread of its own: 2 to 6 ms that no step waits for.
 
-    def __init__(self) -> None:
+    To `begin` right after an action was decided is best: work begins ``after`` s, when that is on its way to the robot,
+    and in real time is done long before the next. Beside an action it would take its core or the interpreter.
+    """
+
+    def __init__(self, after: float = UNDISTURBED) -> None:
+        self._after = after
         self._thread = ThreadPoolExecutor(1, "weights")
         self._coming: Future[PolicyParams] | None = None
 
     def begin(self, tree: Mapping[str, Any]) -> None:
         """With these, as they were published."""
-        self._coming = self._thread.submit(params_from_tree, tree)
+        self._coming = self._thread.submit(self._make_ready, tree)
+
+    def _make_ready(self, tree: Mapping[str, Any]) -> PolicyParams:
+        time.sleep(self._after)
+        return params_from_tree(tree)
 
     def ready(self) -> PolicyParams | None:
         """Once, as soon as they are. Raises what was wrong with them."""
@@ -127,10 +137,12 @@ class LinkPolicy:
         return True
 
     def __call__(self, obs: Obs) -> Decision:
-        self._exchange()
         if self._acting is None:
             raise LinkError("asked to act before the first weights: call wait() first")
-        return Decision(self._acting(self._params, obs), self.version)
+        self._take_ready()
+        decision = Decision(self._acting(self._params, obs), self.version)
+        self._make_ready()
+        return decision
 
     def hear(self, record: Record) -> None:
         """A subscriber: says where an episode begins."""
@@ -147,11 +159,14 @@ class LinkPolicy:
         self._count(weights)
         return True
 
-    def _exchange(self) -> None:
-        """The newest weights that are ready; if newer ones have arrived, they are made ready for a later step."""
+    def _make_ready(self) -> None:
+        """For a later step, if newer weights have arrived."""
         if self._coming is None and (newer := self._newer()) is not None:
             self._coming = newer
             self._aside.begin(newer.params)
+
+    def _take_ready(self) -> None:
+        """The weights that were made ready since."""
         if self._coming is not None and (params := self._aside.ready()) is not None:
             self._params = params
             self._count(self._coming)

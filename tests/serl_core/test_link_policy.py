@@ -104,6 +104,31 @@ def test_new_weights_are_made_ready_beside_the_steps(monkeypatch: pytest.MonkeyP
     assert policy.received == 9
 
 
+def test_new_weights_are_made_ready_after_the_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Guards the slowest actions: one beside which weights are copied shares its core with that."""
+    link: Any = PublishingLink()
+    policy = LinkPolicy(link, load_task("reach"), "state", seed=0)
+    assert policy.wait(PATIENCE, lambda: False, link.now, lambda text: None)
+    order, act = [], policy._acting
+    made_ready = threading.Event()
+
+    def slowly_decided(params: Any, obs: Any) -> Any:
+        made_ready.wait(0.2)
+        order.append("decided")
+        return act(params, obs)
+
+    def noted(tree: Any) -> Any:
+        order.append("made ready")
+        made_ready.set()
+        return params_from_tree(tree)
+
+    monkeypatch.setattr(policies, "params_from_tree", noted)
+    monkeypatch.setattr(policy, "_acting", slowly_decided)
+    link.newest = link.version(5)
+    policy(link.blueprint.raw_example())
+    assert made_ready.wait(30.0) and order == ["decided", "made ready"]
+
+
 def test_weights_that_cannot_be_used_are_not_passed_over() -> None:
     """Guards against an actor that goes on for hours with old weights because another thread has failed."""
     link: Any = PublishingLink()
