@@ -10,7 +10,8 @@ from serl_core.envs.frames import point_in_tcp_frame
 from serl_core.pairs import PairExpert, PairTask, States
 
 DOWN = (1.0, 0.0, 0.0, 0.0)  # both hands point at the table; each pose is in its own arm's base frame
-CATCH = 0.03  # m from a grip at which closing fingers still catch the bar
+CATCH = 0.03  # m from a grip at which closing fingers still catch the bar …
+PADS = 0.02  # … unless they are further above it, and close on nothing
 HOVER = 0.06  # m above a grip while not yet above it
 GRASPED = 0.55  # opening of the gripper around the bar, with a margin
 MEET = np.array([0.415, 0.0, 0.15])  # m, where the left hand offers the bar: then its middle is half-way
@@ -37,14 +38,22 @@ def towards(position: Array, gripper: float) -> Goal:
     return Goal(np.concatenate([position, DOWN]), gripper)
 
 
+def catches(tcp: Array, grip: Array) -> bool:
+    """Whether fingers that close at ``tcp`` (3,) m will hold the bar."""
+    return bool(np.linalg.norm(tcp - grip) < CATCH and tcp[2] - grip[2] < PADS)
+
+
 def approach(state: RobotState, grip: Array) -> Goal:
-    """Above the grip, down along a funnel, close; fingers that close already and will catch the bar go on."""
+    """Above the grip, down along a funnel, close; fingers that close already and will catch the bar go on.
+
+    Those that close just above it are opened there: on the way down they would push it.
+    """
     tcp = state.pose[:3]
     aside = float(np.linalg.norm(tcp[:2] - grip[:2]))
     if aside < 0.012 and abs(tcp[2] - grip[2]) < 0.012:
         return towards(grip, 0.0)
     if state.gripper < 0.9 and np.linalg.norm(tcp - grip) < CATCH:
-        return towards(tcp, 0.0)
+        return towards(tcp, 0.0 if catches(tcp, grip) else 1.0)
     height = grip[2] + min(HOVER, 3.0 * max(0.0, aside - 0.008))
     if tcp[2] < height - 0.02 and aside > 0.02:  # too low beside the bar: sideways would push it away
         return towards(np.array([*tcp[:2], height]), 1.0)
@@ -76,7 +85,8 @@ def goals(states: States, truth: Truth) -> tuple[Goal, Goal]:
 def reach(state: RobotState, grip: Array) -> float:
     """Metres left until the fingers, which do not yet hold the bar, do so at its grip."""
     way = float(np.linalg.norm(state.pose[:3] - grip))
-    closing = (state.gripper - GRASPED) / 0.5 if way < CATCH else 1.0 + (1.0 - state.gripper)
+    caught = catches(state.pose[:3], grip)
+    closing = (state.gripper - GRASPED) / 0.5 if caught else 1.0 + (1.0 - state.gripper)
     return way + GRIP * max(0.0, closing)
 
 

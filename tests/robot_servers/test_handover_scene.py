@@ -28,13 +28,19 @@ def at_home(below: float, right: float):
     return model, data
 
 
-@pytest.mark.parametrize("below", [-0.033, 0.0, 0.005])
+@pytest.mark.parametrize("below", [-0.033, 0.0, 0.005, 0.02])
 def test_a_bar_between_the_right_fingers_has_been_passed(below):
     """Guards success against asking for the very middle of the grip: a bar held beside it was once never a success,
     and neither the policy nor its operator could do anything about it any more."""
     model, data = at_home(below, CLOSED)
     truth = SCENE.ground_truth(model, data)
     assert truth["right_holds"] is True and truth["left_holds"] is False and truth["success"] is True
+
+
+def test_fingers_that_close_above_a_bar_do_not_hold_it():
+    """Guards what the scripted person counts on: from so far above, closing fingers must be opened again."""
+    truth = SCENE.ground_truth(*at_home(0.025, CLOSED))
+    assert truth["right_holds"] is False
 
 
 def test_a_bar_that_nobody_holds_has_not_been_passed():
