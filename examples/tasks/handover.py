@@ -85,8 +85,8 @@ def goals(states: States, truth: Truth) -> tuple[Goal, Goal]:
 def reach(state: RobotState, grip: Array) -> float:
     """Metres left until the fingers, which do not yet hold the bar, do so at its grip."""
     way = float(np.linalg.norm(state.pose[:3] - grip))
-    caught = catches(state.pose[:3], grip)
-    closing = (state.gripper - GRASPED) / 0.5 if caught else 1.0 + (1.0 - state.gripper)
+    will_hold = catches(state.pose[:3], grip)
+    closing = (state.gripper - GRASPED) / 0.5 if will_hold else 1.0 + (1.0 - state.gripper)
     return way + GRIP * max(0.0, closing)
 
 
